@@ -1,0 +1,814 @@
+/**
+ * The commands of `single-instance`: one primary per id for programs in any language.
+ *
+ * @since 0.1.0
+ */
+import { constants } from "node:os"
+import { isatty } from "node:tty"
+import { stripVTControlCharacters } from "node:util"
+import * as Args from "@effect/cli/Args"
+import * as Command from "@effect/cli/Command"
+import * as HelpDoc from "@effect/cli/HelpDoc"
+import * as Options from "@effect/cli/Options"
+import * as Prompt from "@effect/cli/Prompt"
+import * as ValidationError from "@effect/cli/ValidationError"
+import type * as CommandExecutor from "@effect/platform/CommandExecutor"
+import type * as FileSystem from "@effect/platform/FileSystem"
+import type * as Path from "@effect/platform/Path"
+import * as Terminal from "@effect/platform/Terminal"
+import * as NodeCommandExecutor from "@effect/platform-node/NodeCommandExecutor"
+import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
+import * as NodePath from "@effect/platform-node/NodePath"
+import * as NodeTerminal from "@effect/platform-node/NodeTerminal"
+import * as Cause from "effect/Cause"
+import { type ConfigError, isConfigError } from "effect/ConfigError"
+import * as Console from "effect/Console"
+import * as Data from "effect/Data"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
+import * as Option from "effect/Option"
+import type * as Endpoint from "./Endpoint.js"
+import type { Delivered, Inspection, Primary as PrimaryOf } from "./Instance.js"
+import type { Took } from "./InstanceLock.js"
+import { background, type CommandError, foreground, Signals } from "./internal/children.js"
+import { isBrokenPipe } from "./internal/errno.js"
+import { type ProtocolName, protocol, protocolNames } from "./internal/platform.js"
+import type { Launch } from "./Message.js"
+import type { IncomingLaunch } from "./Primary.js"
+import { Protocol } from "./Protocol.js"
+import * as SingleInstance from "./SingleInstance.js"
+import * as SingleInstanceConfig from "./SingleInstanceConfig.js"
+import {
+  isSingleInstanceError,
+  LockError,
+  type Outcome,
+  ProtocolError,
+  type SingleInstanceError
+} from "./SingleInstanceError.js"
+
+/**
+ * The version that `--version` shows.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const version = "0.1.0"
+
+/**
+ * The exit codes that are not those of a command or handler, from `sysexits.h` where it has them. A signal gives 128 and
+ * its number, a command that cannot be started 126 or 127.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const exitCodes = { usage: 64, nobody: 69, defect: 70, lock: 73, io: 74, timeout: 75, protocol: 76 } as const
+
+/**
+ * What happens, as `--json` prints it: one object per line. Names of events and fields are stable.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Event =
+  | {
+      readonly event: "primary"
+      readonly id: string
+      readonly pid: number
+      readonly epoch: number
+      readonly took: Took
+      readonly endpoints: ReadonlyArray<Endpoint.Endpoint>
+    }
+  | { readonly event: "standby"; readonly primary: { readonly pid: number } }
+  | {
+      readonly event: "launch"
+      readonly message: string
+      readonly argv: ReadonlyArray<string>
+      readonly cwd: string
+      readonly protocol: string
+      readonly from: { readonly pid: number }
+    }
+  | { readonly event: "output"; readonly stream: "stdout" | "stderr"; readonly text: string }
+  | {
+      readonly event: "delivered"
+      readonly message: string
+      readonly protocol: string
+      readonly exitCode: number
+      readonly primary: { readonly pid: number }
+    }
+  | { readonly event: "lost"; readonly reason: string }
+  | { readonly event: "stopped" }
+  | {
+      readonly event: "status"
+      readonly id: string
+      readonly state: Inspection["state"]
+      readonly pid: number | null
+      readonly epoch: number | null
+      readonly since: string | null
+      readonly endpoints: ReadonlyArray<Endpoint.Endpoint>
+      /** `null` where it cannot be told. */
+      readonly alive: boolean | null
+      readonly evidence: string
+      readonly host: string | null
+      readonly version: string | null
+      readonly location: string
+      readonly nonce: string | null
+    }
+  | { readonly event: "broken"; readonly id: string; readonly nonce: string }
+  | {
+      readonly event: "error"
+      readonly error: string
+      readonly reason: string
+      readonly outcome: Outcome
+      readonly message: string
+      readonly primary?: { readonly pid: number }
+    }
+
+/**
+ * What the commands need from the platform.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Environment =
+  | CommandExecutor.CommandExecutor
+  | FileSystem.FileSystem
+  | Path.Path
+  | Terminal.Terminal
+  | Signals
+
+/**
+ * Runs a command line, given as `process.argv`, and answers its exit code. Words behind the first `--` are taken as they
+ * are.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const run = (argv: ReadonlyArray<string>): Effect.Effect<number, never, Environment> =>
+  Effect.suspend(() => {
+    const { own, rest } = split(argv.slice(2))
+    let exitCode = 0
+    const cli = Command.run(
+      commands(rest, (code) => {
+        exitCode = code
+      }),
+      { name: "single-instance", version, footer }
+    )
+    const misused = (error: ValidationError.ValidationError) =>
+      own.includes("--json")
+        ? print({
+            event: "error",
+            error: "UsageError",
+            reason: error._tag,
+            outcome: "NotDelivered",
+            message: stripVTControlCharacters(HelpDoc.toAnsiText(error.error)).trim()
+          })
+        : write(process.stderr, "See `single-instance --help`.\n")
+    return cli([...argv.slice(0, 2), ...own]).pipe(
+      Effect.map(() => (own.length === 0 ? exitCodes.usage : exitCode)),
+      Effect.catchAll((error) => Effect.as(misused(error), exitCodes.usage)),
+      withConsole,
+      Effect.provide(Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger)))
+    )
+  })
+
+/**
+ * Runs a command line as this process: ends it with the exit code, and by a signal with 128 and its number, all released.
+ * A second signal does not wait.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const main = (argv: ReadonlyArray<string>): void => {
+  let redirected: ((signal: NodeJS.Signals) => void) | undefined
+  let received: number | undefined
+  const keepAlive = setInterval(() => {}, 2 ** 31 - 1)
+  const fiber = Effect.runFork(
+    run(argv).pipe(
+      Effect.provideService(Signals, {
+        redirect: (to) => {
+          redirected = to
+        }
+      }),
+      Effect.provide(platform)
+    )
+  )
+  const stop = (code: number) => {
+    received = code
+    fiber.unsafeInterruptAsFork(fiber.id())
+  }
+  for (const signal of signals) {
+    process.on(signal, () => {
+      if (redirected !== undefined) return redirected(signal)
+      if (received !== undefined) return process.exit(received)
+      stop(128 + constants.signals[signal])
+    })
+  }
+  // Where nobody reads any more, an end as by SIGPIPE; but not of a command that runs.
+  process.stdout.on("error", (error) => {
+    if (redirected !== undefined || received !== undefined) return
+    if (isBrokenPipe(error)) return stop(128 + 13)
+    process.stderr.write(`single-instance: The output cannot be written: ${error.message}\n`)
+    stop(exitCodes.io)
+  })
+  process.stderr.on("error", () => {})
+  fiber.addObserver((exit) => {
+    clearInterval(keepAlive)
+    if (received !== undefined) return process.exit(received)
+    if (Exit.isFailure(exit)) process.stderr.write(`${Cause.pretty(exit.cause)}\n`)
+    const code = Exit.isSuccess(exit) ? exit.value : exitCodes.defect
+    process.stdout.write("", () => process.exit(code))
+  })
+}
+
+// -------------------------------------------------------------------------------------
+// the command line
+// -------------------------------------------------------------------------------------
+
+// Only a question reads the terminal; the layer of Node would open the input of the command that we run at once.
+const terminal = Terminal.Terminal.of({
+  columns: Effect.sync(() => process.stdout.columns ?? 0),
+  rows: Effect.sync(() => process.stdout.rows ?? 0),
+  isTTY: Effect.sync(() => isatty(1)),
+  readInput: Effect.flatMap(NodeTerminal.make(), ({ readInput }) => readInput),
+  readLine: Effect.scoped(Effect.flatMap(NodeTerminal.make(), ({ readLine }) => readLine)),
+  display: (text) => write(process.stdout, isColourful(process.stdout) ? text : text.replace(/\u001b\[[\d;]*m/g, ""))
+})
+
+const platform = Layer.mergeAll(
+  NodePath.layer,
+  NodeCommandExecutor.layer,
+  Layer.succeed(Terminal.Terminal, terminal)
+).pipe(Layer.provideMerge(NodeFileSystem.layer))
+
+// Those that end a process and that it may hear of.
+const signals: ReadonlyArray<NodeJS.Signals> =
+  process.platform === "win32"
+    ? ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"]
+    : ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"]
+
+const footer = HelpDoc.blocks([
+  HelpDoc.h1("EXAMPLES"),
+  HelpDoc.p("$ single-instance run my-editor --on-launch 'open-in-editor' -- my-editor file.txt"),
+  HelpDoc.p("$ single-instance listen my-app --json"),
+  HelpDoc.p("$ single-instance send my-app -- any words --even-such"),
+  HelpDoc.h1("EXIT CODES"),
+  HelpDoc.p(
+    `That of the command or handler, else ${exitCodes.usage} usage, ${exitCodes.nobody} nobody is there, ${exitCodes.lock} lock, ${exitCodes.timeout} time-out, ${exitCodes.protocol} protocol; 128 and its number for a signal.`
+  )
+])
+
+const takeWords = ["run", "send"]
+const names = [...takeWords, "listen", "status", "break"]
+
+// `@effect/cli` would look for its own options behind `--`, too. Where a command takes nothing there, it may as well: so
+// an id can begin with a hyphen.
+const split = (words: ReadonlyArray<string>) => {
+  const at = words.indexOf("--")
+  const own = at < 0 ? words : words.slice(0, at)
+  return takeWords.includes(own.find((word) => names.includes(word)) ?? "")
+    ? { own, rest: at < 0 ? [] : words.slice(at + 1) }
+    : { own: words, rest: [] }
+}
+
+const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => {
+  const finish =
+    <O extends Common, E extends Failure, R>(
+      handler: (options: O) => Effect.Effect<number, E, R>,
+      beside: boolean = false
+    ) =>
+    (given: Omit<O, "tell"> & Given) => {
+      const tell = teller(given.json, beside)
+      return provide(given, handler({ ...given, tell } as unknown as O)).pipe(
+        Effect.catchAll((error) => Effect.as(tell(eventOf(error)), codeOf(error))),
+        Effect.map(exit)
+      )
+    }
+
+  const id = Args.text({ name: "id" }).pipe(
+    Args.withDescription("The name under which launches meet: any text. Different ids never meet."),
+    Args.mapEffect((id) => (id === "" ? Effect.fail(HelpDoc.p("The id must not be empty")) : Effect.succeed(id)))
+  )
+  const words = (name: string, description: string, needed: boolean) =>
+    Args.text({ name }).pipe(
+      Args.withDescription(description),
+      Args.repeated,
+      Args.mapEffect((misplaced) => {
+        if (misplaced.length > 0) return Effect.fail(HelpDoc.p(`Put "${misplaced[0]}" and what follows behind "--"`))
+        return needed && rest.length === 0
+          ? Effect.fail(HelpDoc.p(`The ${name} is missing: put it behind "--"`))
+          : Effect.succeed(rest)
+      })
+    )
+  const json = Options.boolean("json").pipe(
+    Options.withDescription("Print one JSON object per line instead of sentences.")
+  )
+  const dir = text("dir", "directory", "Where the lock lives. By default the same place for all launches of a user.")
+  const timeout = text(
+    "timeout",
+    "duration",
+    `How long to wait for a decision and for the primary, such as "500ms", "5s" or "2 minutes". 20 seconds by default.`,
+    durationOf
+  )
+  const protocols = text(
+    "protocol",
+    "list",
+    `What carries the messages, in order of preference, with commas: ${protocolNames.join(", ")}. By default what fits the platform.`,
+    protocolsOf
+  )
+
+  const run = Command.make(
+    "run",
+    {
+      id,
+      command: words("command", "Behind --: what the first launch runs, as it is.", true),
+      onLaunch: text(
+        "on-launch",
+        "command",
+        "What the first launch runs for each later one: a line for the shell, in the later one's directory and with its arguments appended."
+      ),
+      stdin: Options.boolean("stdin").pipe(Options.withDescription("A later launch hands over its standard input.")),
+      protocols,
+      timeout,
+      dir,
+      json
+    },
+    finish(launch, true)
+  ).pipe(
+    Command.withDescription(
+      "Run a command, or hand over to the one that runs and show what its --on-launch command makes of it."
+    )
+  )
+
+  const listen = Command.make(
+    "listen",
+    {
+      id,
+      standby: Options.boolean("standby").pipe(
+        Options.withDescription("Where somebody else is the primary, wait for its end.")
+      ),
+      protocols,
+      dir,
+      json
+    },
+    finish(listenTo)
+  ).pipe(Command.withDescription("Become the primary and print what happens, a line each, until stopped."))
+
+  const send = Command.make(
+    "send",
+    { id, args: words("args", "Behind --: what to hand over, as it is.", false), protocols, timeout, dir, json },
+    finish(sendTo, true)
+  ).pipe(Command.withDescription("Hand over to the primary; fail if there is none."))
+
+  const status = Command.make("status", { id, dir, json }, finish(statusOf)).pipe(
+    Command.withDescription("Show who is the primary, since when, and why we think that it lives. Changes nothing.")
+  )
+
+  const break_ = Command.make(
+    "break",
+    {
+      id,
+      yes: Options.boolean("yes").pipe(Options.withAlias("y"), Options.withDescription("Do not ask.")),
+      dir,
+      json
+    },
+    finish(breakLock)
+  ).pipe(
+    Command.withDescription(
+      "Free a lock of which only you can say that its owner is gone. Refuses while anybody lives there."
+    )
+  )
+
+  return Command.make("single-instance").pipe(
+    Command.withDescription(
+      "One primary process per id; every later launch hands over to it and learns what became of it."
+    ),
+    Command.withSubcommands([run, listen, send, status, break_])
+  )
+}
+
+const text = <A = string>(
+  name: string,
+  pseudoName: string,
+  description: string,
+  read: (text: string) => Effect.Effect<A, string> = (text) => Effect.succeed(text as A)
+): Options.Options<A | undefined> =>
+  Options.text(name).pipe(
+    Options.withPseudoName(pseudoName),
+    Options.withDescription(description),
+    Options.mapEffect((text) =>
+      (text.trim() === "" ? Effect.fail("it must not be empty") : read(text)).pipe(
+        Effect.mapError((detail) => ValidationError.invalidValue(HelpDoc.p(`--${name} "${text}": ${detail}`)))
+      )
+    ),
+    Options.optional,
+    Options.map(Option.getOrUndefined)
+  )
+
+const units: { readonly [unit: string]: string } = { ms: "millis", s: "seconds", m: "minutes", h: "hours" }
+
+const durationOf = (text: string): Effect.Effect<Duration.Duration, string> => {
+  const short = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text.trim())
+  const decoded = Duration.decodeUnknown(short === null ? text.trim() : `${short[1]} ${units[short[2]!]}`)
+  return decoded._tag === "Some" && Duration.isFinite(decoded.value) && Duration.toMillis(decoded.value) > 0
+    ? Effect.succeed(decoded.value)
+    : Effect.fail(`it is no time to wait; write it as "500ms", "5s" or "2 minutes"`)
+}
+
+const protocolsOf = (text: string): Effect.Effect<ReadonlyArray<ProtocolName>, string> => {
+  const given = [...new Set(text.split(",").map((name) => name.trim()))]
+  const unknown = given.find((name) => !protocolNames.some((known) => known === name))
+  return unknown === undefined
+    ? Effect.succeed(given as ReadonlyArray<ProtocolName>)
+    : Effect.fail(`there is no protocol "${unknown}"; there are ${protocolNames.join(", ")}`)
+}
+
+// -------------------------------------------------------------------------------------
+// the commands
+// -------------------------------------------------------------------------------------
+
+class UsageError extends Data.TaggedError("UsageError")<{ readonly reason: string; readonly message: string }> {}
+
+type Failure = SingleInstanceError | ConfigError | CommandError | UsageError
+
+type Primary = PrimaryOf<Launch, number, never>
+
+interface Given {
+  readonly id: string
+  readonly json: boolean
+  readonly dir: string | undefined
+  readonly timeout?: Duration.Duration | undefined
+  readonly protocols?: ReadonlyArray<ProtocolName> | undefined
+}
+
+interface Common extends Given {
+  readonly tell: Tell
+}
+
+const provide = <A, E, R>(options: Given, effect: Effect.Effect<A, E, R>) => {
+  const [first, ...others] = (options.protocols ?? []).map((name) => Layer.succeed(Protocol, protocol(name)))
+  const layer = SingleInstance.SingleInstance.layerWithoutDependencies(
+    first === undefined ? { id: options.id } : { id: options.id, protocol: first, fallback: others }
+  ).pipe(
+    Layer.provide(SingleInstance.layerLock),
+    Layer.provideMerge(SingleInstanceConfig.layerFromEnv({ directory: options.dir, timeout: options.timeout })),
+    Layer.provide(SingleInstance.layerPidVerifier)
+  )
+  return Effect.provide(effect, layer)
+}
+
+const launch = Effect.fnUntraced(function* (
+  options: Common & {
+    readonly command: ReadonlyArray<string>
+    readonly onLaunch: string | undefined
+    readonly stdin: boolean
+  }
+) {
+  const { command, tell } = options
+  const [file = "", ...args] = command
+
+  const primary = (stdin?: Uint8Array) => (primary: Primary) =>
+    lead(
+      tell,
+      primary,
+      handler(tell, primary, options.onLaunch),
+      foreground(file, args, { env: environment(primary), stdin })
+    )
+
+  const whole = (stdin?: Uint8Array) =>
+    SingleInstance.SingleInstance.enforce({
+      launch: { argv: command, stdin },
+      onOutput: shower(options),
+      primary: primary(stdin),
+      secondary: (delivered) => told(tell, delivered)
+    })
+
+  if (!options.stdin) return yield* whole()
+  // Only a later launch may read it: the command of the first one has it for itself.
+  const followed = yield* Deferred.make<undefined>()
+  const first = SingleInstance.SingleInstance.standby({
+    launch: { argv: command },
+    onFollow: () => Effect.asVoid(Deferred.succeed(followed, undefined)),
+    primary: primary()
+  })
+  const exitCode = yield* Effect.raceFirst(first, Deferred.await(followed))
+  if (exitCode !== undefined) return exitCode
+  const { maxFrameBytes } = yield* SingleInstanceConfig.SingleInstanceConfig
+  return yield* Effect.flatMap(readStdin(maxFrameBytes), whole)
+})
+
+const listenTo = Effect.fnUntraced(function* (options: Common & { readonly standby: boolean }) {
+  const { tell } = options
+  const refused = yield* Deferred.make<never, LockError>()
+  const listening = SingleInstance.SingleInstance.standby({
+    onFollow: (owner) =>
+      options.standby
+        ? tell({ event: "standby", primary: { pid: owner.pid } })
+        : Deferred.fail(
+            refused,
+            new LockError({
+              reason: "AlreadyRunning",
+              id: options.id,
+              detail: `process ${owner.pid} is the primary since ${new Date(owner.startedAt).toISOString()}`,
+              owner
+            })
+          ),
+    primary: (primary) => lead(tell, primary, handler(tell, primary, undefined), Effect.never)
+  })
+  return yield* Effect.raceFirst(listening, Deferred.await(refused)).pipe(
+    // Nobody may read it any more.
+    Effect.onInterrupt(() =>
+      Effect.timeoutOption(Effect.interruptible(tell({ event: "stopped" })), Duration.seconds(1))
+    )
+  )
+})
+
+const sendTo = (options: Common & { readonly args: ReadonlyArray<string> }) =>
+  Effect.flatMap(SingleInstance.SingleInstance, (instance) =>
+    instance.send(undefined, { launch: { argv: options.args }, onOutput: shower(options) })
+  ).pipe(Effect.flatMap((delivered) => told(options.tell, delivered)))
+
+const statusOf = (options: Common) =>
+  Effect.flatMap(SingleInstance.SingleInstance, ({ inspect }) =>
+    Effect.flatMap(inspect, (seen) => {
+      const event = statusEvent(seen)
+      const code = event.alive === null ? exitCodes.lock : event.alive ? 0 : exitCodes.nobody
+      return Effect.as(options.tell(event), code)
+    })
+  )
+
+const breakLock = Effect.fnUntraced(function* (options: Common & { readonly yes: boolean }) {
+  const { id, json, tell } = options
+  const instance = yield* SingleInstance.SingleInstance
+  const seen = yield* instance.inspect
+  const { evidence, nonce, owner, state } = seen
+  yield* tell(statusEvent(seen))
+  // There is nothing to break.
+  if (nonce === undefined || state === "released") return 0
+  if (state === "primary") {
+    return yield* new LockError({ reason: "BreakRefused", id, path: seen.location, detail: evidence, owner })
+  }
+  if (!options.yes) {
+    if (json || !isatty(0) || !isatty(1)) {
+      return yield* new UsageError({
+        reason: "NotConfirmed",
+        message: "There is no terminal to ask on: if you are sure that nobody runs there, say so with --yes"
+      })
+    }
+    const sure = yield* Prompt.run(
+      Prompt.confirm({ message: `Nobody is the primary of ${shown(id)} any more, and I am sure of it. Free the lock?` })
+    ).pipe(Effect.catchAll(() => Effect.succeed(undefined)))
+    if (sure === undefined) return 130
+    if (!sure) return exitCodes.lock
+  }
+  yield* instance.breakLock(nonce)
+  yield* tell({ event: "broken", id, nonce })
+  return 0
+})
+
+// Serves, runs and tells at once of the end of leadership, which interrupts what runs.
+const lead = <E, R>(
+  tell: Tell,
+  primary: Primary,
+  handler: (launch: IncomingLaunch) => Effect.Effect<number>,
+  running: Effect.Effect<number, E, R>
+) =>
+  Effect.gen(function* () {
+    const { endpoints, epoch, id, pid, took } = primary
+    yield* tell({ event: "primary", id, pid, epoch, took, endpoints })
+    yield* primary.lost.pipe(
+      Effect.catchAll(({ detail }) => tell({ event: "lost", reason: detail })),
+      Effect.forkScoped
+    )
+    yield* primary.serve((_, launch) => handler(launch))
+    return yield* running
+  })
+
+const handler =
+  (tell: Tell, primary: Primary, onLaunch: string | undefined) =>
+  (launch: IncomingLaunch): Effect.Effect<number> => {
+    const { argv, cwd, from, message, protocol, stdin } = launch
+    const announced = tell({ event: "launch", message, argv, cwd, protocol, from: { pid: from.pid } })
+    if (onLaunch === undefined) return Effect.as(announced, 0)
+    const env = {
+      ...environment(primary),
+      SINGLE_INSTANCE_MESSAGE: message,
+      SINGLE_INSTANCE_FROM_PID: String(from.pid)
+    }
+    const onOutput = (stream: "stdout" | "stderr", chunk: Uint8Array) => launch[stream](chunk)
+    return Effect.zipRight(announced, background(onLaunch, argv, { cwd, env, stdin, onOutput })).pipe(
+      Effect.catchAll((error) => Effect.as(launch.stderr(`single-instance: ${error.message}\n`), error.status))
+    )
+  }
+
+// For commands that we run. None of these is an option of ours.
+const environment = ({ epoch, id }: Primary) => ({
+  SINGLE_INSTANCE_ID: id,
+  SINGLE_INSTANCE_EPOCH: String(epoch)
+})
+
+const readStdin = (limit: number): Effect.Effect<Uint8Array, ProtocolError> =>
+  Effect.async((resume) => {
+    const { stdin } = process
+    const chunks: Array<Uint8Array> = []
+    let size = 0
+    const done = (result: Effect.Effect<Uint8Array, ProtocolError>) => {
+      stdin.off("data", onData).off("end", onEnd).off("error", onEnd).pause()
+      resume(result)
+    }
+    const onData = (chunk: Uint8Array) => {
+      chunks.push(chunk)
+      size += chunk.length
+      if (size <= limit) return
+      const detail = `the standard input has more than ${limit} bytes`
+      done(new ProtocolError({ reason: "TooLarge", protocol: "none", detail, outcome: "NotDelivered" }))
+    }
+    const onEnd = () => done(Effect.succeed(Buffer.concat(chunks)))
+    stdin.on("data", onData).on("end", onEnd).on("error", onEnd)
+  })
+
+// -------------------------------------------------------------------------------------
+// what is shown
+// -------------------------------------------------------------------------------------
+
+type Tell = (event: Event) => Effect.Effect<void>
+
+// Beside a command's output only a person at a terminal wants to read more than errors.
+const teller = (json: boolean, beside: boolean): Tell => {
+  let lost = false
+  return (event) =>
+    Effect.suspend(() => {
+      const again = event.event === "lost" && lost
+      lost ||= event.event === "lost"
+      if (again) return Effect.void
+      if (json) return print(event)
+      const wrong = event.event === "lost" || event.event === "error"
+      const stream = beside || wrong ? process.stderr : process.stdout
+      // What others launch would get into the screen of a command that draws one.
+      const unwanted = beside && !wrong && (!stream.isTTY || event.event === "launch")
+      return unwanted ? Effect.void : write(stream, `${coloured(stream, event)}\n`)
+    })
+}
+
+// Waits until it is flushed: whoever makes the output goes no faster than it is read, and the end loses nothing.
+const write = (stream: NodeJS.WriteStream, data: string | Uint8Array): Effect.Effect<void> =>
+  Effect.async((resume) => {
+    stream.write(data, () => resume(Effect.void))
+  })
+
+const print = (event: Event): Effect.Effect<void> => write(process.stdout, `${JSON.stringify(event)}\n`)
+
+const shower = ({ json, tell }: Common) => {
+  const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() }
+  return (stream: "stdout" | "stderr", chunk: Uint8Array): Effect.Effect<void> =>
+    json
+      ? tell({ event: "output", stream, text: decoders[stream].decode(chunk, { stream: true }) })
+      : write(process[stream], chunk)
+}
+
+const told = (tell: Tell, { message, primary, protocol, reply }: Delivered<number>): Effect.Effect<number> =>
+  Effect.as(
+    tell({ event: "delivered", message, protocol, exitCode: reply, primary: { pid: primary.pid } }),
+    // A system keeps eight bits of it, and must not make a success of a failure.
+    reply & 0xff || (reply === 0 ? 0 : 1)
+  )
+
+const statusEvent = ({ endpoints, evidence, id, location, nonce, owner, state }: Inspection) => ({
+  event: "status" as const,
+  id,
+  state,
+  pid: owner?.pid ?? null,
+  epoch: owner?.epoch ?? null,
+  since: owner === undefined ? null : new Date(owner.startedAt).toISOString(),
+  endpoints,
+  alive: state === "primary" ? true : state === "free" || state === "released" || state === "dead" ? false : null,
+  evidence,
+  host: owner?.host ?? null,
+  version: owner?.version ?? null,
+  location,
+  nonce: nonce ?? null
+})
+
+const eventOf = (error: Failure): Event => {
+  if (LockError.is(error) && error.reason === "Lost") return { event: "lost", reason: error.detail }
+  if (isConfigError(error)) {
+    const message = `An environment variable is wrong: ${error}`
+    return { event: "error", error: "ConfigError", reason: error._op, outcome: "NotDelivered", message }
+  }
+  const { _tag, reason } = error
+  const message = reason === "Unreachable" ? "Nobody is the primary; the message was not handed over" : error.message
+  if (!isSingleInstanceError(error)) return { event: "error", error: _tag, reason, outcome: "NotDelivered", message }
+  const pid = LockError.is(error) ? error.owner?.pid : error.pid
+  return {
+    event: "error",
+    error: _tag,
+    reason,
+    outcome: error.outcome,
+    message,
+    ...(pid === undefined ? undefined : { primary: { pid } })
+  }
+}
+
+const codeOf = (error: Failure): number => {
+  switch (error._tag) {
+    case "LockError":
+      return exitCodes.lock
+    case "TimeoutError":
+      return exitCodes.timeout
+    case "ProtocolError":
+      return error.reason === "Unreachable" ? exitCodes.nobody : exitCodes.protocol
+    case "CommandError":
+      return error.status
+    default:
+      return exitCodes.usage
+  }
+}
+
+const colours: { readonly [event in Event["event"]]?: number } = {
+  primary: 32,
+  delivered: 32,
+  standby: 33,
+  lost: 31,
+  error: 31
+}
+
+const isColourful = (stream: NodeJS.WriteStream): boolean => stream.isTTY === true && !process.env.NO_COLOR
+
+const coloured = (stream: NodeJS.WriteStream, event: Event): string => {
+  const colour = colours[event.event]
+  const text = sentence(event)
+  return colour === undefined || !isColourful(stream) ? text : `\u001b[${colour}m${text}\u001b[0m`
+}
+
+const sentence = (event: Event): string => {
+  switch (event.event) {
+    case "primary": {
+      const how = { free: "nobody was before it", released: "the last one released it", dead: "the last one died" }
+      const where = event.endpoints.map(({ address }) => address).join(", ")
+      return `This process, ${event.pid}, is the primary of ${shown(event.id)} (${how[event.took]}) and listens at ${where}.`
+    }
+    case "standby":
+      return `Process ${event.primary.pid} is the primary; waiting for its end.`
+    case "launch": {
+      const words = event.argv.map(shown).join(" ")
+      return `Process ${event.from.pid} handed over${words === "" ? " no arguments" : `: ${words}`} (in ${shown(event.cwd)}, by ${event.protocol})`
+    }
+    case "output":
+      return event.text
+    case "delivered":
+      return `Process ${event.primary.pid} took it by ${event.protocol} and answered ${event.exitCode}.`
+    case "lost":
+      return `single-instance: This process is the primary no more: ${event.reason}.`
+    case "stopped":
+      return "Stopped."
+    case "status":
+      return report(event)
+    case "broken":
+      return `The lock of ${shown(event.id)} is free.`
+    case "error":
+      return `single-instance: ${event.message}`
+  }
+}
+
+const report = (event: Event & { readonly event: "status" }): string => {
+  const { endpoints, epoch, evidence, host, location, pid, since, state, version } = event
+  const headlines = {
+    primary: `Process ${pid} is the primary`,
+    free: "Nobody is the primary",
+    released: `Nobody is the primary; process ${pid} released it`,
+    dead: `Nobody is the primary; process ${pid} died without releasing it`,
+    unverifiable: `It cannot be told whether process ${pid} is the primary`,
+    unreadable: "It cannot be told who is the primary: the record cannot be read",
+    newer: "A later version of this program is the primary"
+  }
+  const lines = [
+    ["since", since],
+    ["epoch", epoch],
+    ["host", host],
+    ["version", version],
+    ["listens", endpoints.map(({ address }) => address).join(", ") || null],
+    ["because", evidence],
+    ["record", location]
+  ].flatMap(([name, value]) => (value === null ? [] : [`\n  ${String(name).padEnd(8)} ${value}`]))
+  return `${shown(event.id)}: ${headlines[state]}.${lines.join("")}`
+}
+
+// As a shell would want it written; what could steer a terminal is escaped.
+const shown = (text: string): string =>
+  /^[\w@%+=:,./-]+$/.test(text)
+    ? text
+    : JSON.stringify(text).replace(
+        /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+        (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
+      )
+
+// `@effect/cli` always writes colours.
+const withConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Console.consoleWith((console) => {
+    const show = (stream: NodeJS.WriteStream) => (text: string) =>
+      write(stream, `${isColourful(stream) ? text : stripVTControlCharacters(text)}\n`)
+    return Effect.withConsole(effect, { ...console, log: show(process.stdout), error: show(process.stderr) })
+  })

@@ -1,0 +1,752 @@
+/**
+ * One launch of one contract: contend, lead or hand over, and contend again with the message still in hand.
+ *
+ * @since 0.1.0
+ */
+import { randomUUID } from "node:crypto"
+import * as Cause from "effect/Cause"
+import type * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Exit from "effect/Exit"
+import * as Metric from "effect/Metric"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import * as Tracer from "effect/Tracer"
+import * as Election from "./Election.js"
+import { Endpoint } from "./Endpoint.js"
+import type { InstanceId } from "./InstanceId.js"
+import { type Candidate, type Following, InstanceLock, type Observation, ownerOf, type Took } from "./InstanceLock.js"
+import type { InstanceRecord } from "./InstanceRecord.js"
+import { keepIf } from "./internal/childScope.js"
+import * as Contract from "./internal/contract.js"
+import * as Metrics from "./internal/metrics.js"
+import type { Liveness, Proof } from "./Liveness.js"
+import * as Message from "./Message.js"
+import { PidVerifier } from "./PidVerifier.js"
+import * as Conversation from "./Primary.js"
+import type { Listener, Protocol } from "./Protocol.js"
+import * as Secondary from "./Secondary.js"
+import { SingleInstanceConfig } from "./SingleInstanceConfig.js"
+import {
+  type Attempt,
+  isSingleInstanceError,
+  LockError,
+  type Owner,
+  ProtocolError,
+  type SingleInstanceError,
+  TimeoutError
+} from "./SingleInstanceError.js"
+
+/**
+ * What a launch tells of itself; left out, it is told as it is. `env` names the variables to pass on: none by default,
+ * as environments hold secrets.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface LaunchOptions {
+  readonly argv?: ReadonlyArray<string> | undefined
+  readonly cwd?: string | undefined
+  readonly env?: ReadonlyArray<string> | undefined
+  readonly data?: unknown
+  readonly stdin?: Uint8Array | undefined
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface SendOptions {
+  readonly launch?: LaunchOptions | undefined
+  /** Called in order with what the handler writes while it runs; the primary waits for it. */
+  readonly onOutput?: ((stream: "stdout" | "stderr", chunk: Uint8Array) => Effect.Effect<void>) | undefined
+  /** The handler goes on where this process ends or loses the connection. */
+  readonly detached?: boolean | undefined
+  /** How long the handler may take; no limit by default, as its primary answers pings while it works. */
+  readonly replyTimeout?: Duration.DurationInput | undefined
+}
+
+/**
+ * This process is the primary, until the scope closes or `lost` fails.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Primary<Request, Reply, Failure> {
+  readonly _tag: "Primary"
+  readonly id: InstanceId
+  readonly pid: number
+  /** The fencing token: greater than that of every earlier primary. Give it to what you write to. */
+  readonly epoch: number
+  /** How the lock was come by. */
+  readonly took: Took
+  /** What proved the predecessor's death, where it died. */
+  readonly proof: Proof | undefined
+  /** Where it listens. */
+  readonly endpoints: ReadonlyArray<Endpoint>
+  /** The first launch is one, too: its own request. */
+  readonly request: Request
+  readonly launch: Message.Launch
+  /**
+   * Installs the handler and returns. Requests that came before wait for it; each runs in a fiber and a scope of its own,
+   * and is interrupted with its sender.
+   */
+  readonly serve: <R>(
+    handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
+  ) => Effect.Effect<void, never, Exclude<R, Scope.Scope>>
+  /** Refuses newcomers and lets accepted requests end, within the bound of the option `drain`. */
+  readonly shutdown: Effect.Effect<void>
+  /** Never succeeds; fails with reason `Lost` when leadership ended on evidence. */
+  readonly lost: Effect.Effect<never, LockError>
+}
+
+/**
+ * The primary handled the message; its handler's exit arrived.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Delivered<Reply> {
+  readonly _tag: "Delivered"
+  readonly reply: Reply
+  /** The message's id. */
+  readonly message: string
+  readonly primary: { readonly pid: number; readonly epoch: number; readonly version: string | null }
+  readonly protocol: string
+  readonly address: string
+  /** How many times this launch contended or connected until it was served. */
+  readonly attempts: number
+}
+
+/**
+ * A conversation that stays open, for many messages.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Client<Request, Reply, Failure> {
+  readonly primary: Delivered<Reply>["primary"]
+  readonly protocol: string
+  readonly address: string
+  /** As `send` of the instance, over this connection; senders wait where too many requests are unanswered. */
+  readonly send: (
+    request: Request,
+    options?: SendOptions
+  ) => Effect.Effect<Reply, Failure | TimeoutError | ProtocolError>
+  /** Completes when the conversation is over. */
+  readonly closed: Effect.Effect<void>
+}
+
+/**
+ * Who is there, without the secret that its record holds.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Inspection {
+  readonly id: InstanceId
+  readonly location: string
+  readonly state: "free" | "released" | "primary" | "dead" | "unverifiable" | "unreadable" | "newer"
+  /** Why we think so. */
+  readonly evidence: string
+  readonly owner: (Owner & { readonly version: string | null; readonly argv0: string }) | undefined
+  readonly endpoints: ReadonlyArray<Endpoint>
+  /** What `breakLock` must be given. */
+  readonly nonce: string | undefined
+}
+
+/**
+ * The service behind a tag.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Instance<Request, Reply, Failure> {
+  readonly id: InstanceId
+  /**
+   * Contends with the request in hand: becomes the primary, or has it handled by the primary. Where that is gone, going or
+   * was never there, contends again, until the option `timeout`.
+   */
+  readonly elect: (
+    request: Request | undefined,
+    options?: SendOptions
+  ) => Effect.Effect<Primary<Request, Reply, Failure> | Delivered<Reply>, SingleInstanceError | Failure, Scope.Scope>
+  /** Waits until this process is the primary; nothing polls. `onFollow` is told of each primary that it waits behind. */
+  readonly standby: (options?: {
+    readonly request?: Request | undefined
+    readonly launch?: LaunchOptions | undefined
+    readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined
+  }) => Effect.Effect<Primary<Request, Reply, Failure>, LockError | ProtocolError, Scope.Scope>
+  /** Hands over only: fails with reason `Unreachable` where there is no primary. */
+  readonly send: (
+    request: Request | undefined,
+    options?: SendOptions
+  ) => Effect.Effect<Delivered<Reply>, SingleInstanceError | Failure>
+  /** Opens a conversation with the primary. */
+  readonly connect: Effect.Effect<Client<Request, Reply, Failure>, SingleInstanceError, Scope.Scope>
+  /** Who is there. Read-only. */
+  readonly inspect: Effect.Effect<Inspection, LockError>
+  /** A person's word that the owner, named by the nonce that `inspect` gave, is gone. */
+  readonly breakLock: (nonce: string) => Effect.Effect<void, LockError>
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options<Request, Reply, Failure> {
+  readonly id: InstanceId
+  readonly contract: Contract.Contract<Request, Reply, Failure>
+  readonly protocols: ReadonlyArray<Protocol["Type"]>
+  /** Protocols that could not even be built, for the errors. */
+  readonly unavailable: ReadonlyArray<ProtocolError>
+}
+
+// How one round of a launch ended: in a result, or in an error after which another round may end better.
+type Round<A> =
+  | { readonly _tag: "Done"; readonly result: A }
+  | { readonly _tag: "Again"; readonly error: TimeoutError | ProtocolError; readonly record: InstanceRecord }
+
+// After these a message is certainly not delivered, and the next round may find another primary, or none.
+const passing: ReadonlySet<string> = new Set([
+  "AllFailed",
+  "Unreachable",
+  "Disconnected",
+  "ShuttingDown",
+  "Busy",
+  "NotPrimary",
+  "connect",
+  "hello"
+])
+
+const mayPass = (error: unknown): error is TimeoutError | ProtocolError =>
+  (TimeoutError.is(error) || ProtocolError.is(error)) && error.outcome === "NotDelivered" && passing.has(error.reason)
+
+const isFollowing = (found: unknown): found is Following =>
+  typeof found === "object" && found !== null && "_tag" in found && found._tag === "Following"
+
+// How long a living owner may have no endpoint that serves: between closing the endpoints and the tombstone.
+const deafMillis = 3_000
+
+// One that closes the connection before its greeting is there: it serves as many as it may, or is about to end.
+const isDeaf = (error: TimeoutError | ProtocolError): boolean =>
+  error.reason === "AllFailed" && error.attempts.every(({ reason }) => reason !== "Disconnected")
+
+/**
+ * The service behind a contract. Layers are the usual way to it.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = <Request, Reply, Failure>(
+  options: Options<Request, Reply, Failure>
+): Effect.Effect<Instance<Request, Reply, Failure>, never, InstanceLock | PidVerifier | SingleInstanceConfig> =>
+  Effect.gen(function* () {
+    // Picked, as the rest holds the scope in which this is made, and leadership belongs to the scope of the caller.
+    const context = Context.pick(
+      InstanceLock,
+      PidVerifier,
+      SingleInstanceConfig
+    )(yield* Effect.context<InstanceLock | PidVerifier | SingleInstanceConfig>())
+    const lock = Context.get(context, InstanceLock)
+    const verifier = Context.get(context, PidVerifier)
+    const config = Context.get(context, SingleInstanceConfig)
+    const clock = yield* Effect.clock
+    const codec = Contract.make(options.contract)
+    const { id, protocols } = options
+    const timeoutMillis = Duration.toMillis(config.timeout)
+
+    const invalid = (detail: string) =>
+      new ProtocolError({ reason: "Malformed", protocol: "contract", detail, outcome: "NotDelivered" })
+
+    // Where the launch itself is the request, there is no payload.
+    const encode = (request: Request | undefined): Effect.Effect<unknown, ProtocolError> =>
+      codec.encodeRequest === undefined
+        ? Effect.void
+        : Effect.mapError(codec.encodeRequest(request as Request), invalid)
+
+    const launchOf = (request: Request | undefined, given: LaunchOptions | undefined): Message.Launch => {
+      if (codec.encodeRequest !== undefined || request === undefined) return currentLaunch(given)
+      return request instanceof Message.Launch ? request : new Message.Launch(request as any)
+    }
+
+    const prepare = (request: Request | undefined, given: LaunchOptions | undefined) =>
+      Effect.map(encode(request), (payload) => {
+        const launch = launchOf(request, given)
+        return { payload, launch, request: (codec.encodeRequest === undefined ? launch : request) as Request }
+      })
+
+    const contest = Effect.map(
+      Effect.sync(() => [] as Array<Serving>),
+      (serving) => ({
+        serving,
+        contest: {
+          id,
+          version: config.version,
+          listen: (candidate: Candidate) => listen(candidate, serving)
+        }
+      })
+    )
+
+    const listen = Effect.fnUntraced(function* (candidate: Candidate, serving: Array<Serving>) {
+      serving.length = 0
+      const attempts: Array<Attempt> = options.unavailable.map((error) => attemptOf(error.protocol, "", error))
+      for (const protocol of protocols) {
+        const { maxConnections, maxFrameBytes } = config
+        const { directory, nonce } = candidate
+        const opened = yield* protocol
+          .listen({ id, directory, nonce, maxConnections, maxFrameBytes })
+          .pipe((effect) => keepIf(effect, () => true), Effect.either)
+        if (Either.isRight(opened)) serving.push({ protocol: protocol.name, listener: opened.right })
+        else attempts.push(attemptOf(protocol.name, "", opened.left))
+      }
+      if (serving.length === 0) {
+        return yield* new ProtocolError({
+          reason: "AllFailed",
+          protocol: protocols.map((protocol) => protocol.name).join(", ") || "none",
+          detail: "no protocol can listen here",
+          outcome: "NotDelivered",
+          attempts
+        })
+      }
+      return serving.map(
+        ({ listener, protocol }) => new Endpoint({ protocol, address: listener.address, wire: Message.wire })
+      )
+    })
+
+    const lead = Effect.fnUntraced(function* (
+      leader: Election.Leader,
+      serving: ReadonlyArray<Serving>,
+      prepared: { readonly request: Request; readonly launch: Message.Launch }
+    ) {
+      const { proof, record, took } = leader
+      yield* Metric.increment(Metric.tagged(Metrics.takeovers, "took", took))
+      const server = yield* Conversation.make({ id, record, config, listeners: serving })
+      yield* leader.lost.pipe(
+        Effect.catchAll(() => server.abdicate),
+        Effect.interruptible,
+        Effect.forkScoped
+      )
+      const primary: Primary<Request, Reply, Failure> = {
+        _tag: "Primary",
+        id,
+        pid: record.process.pid,
+        epoch: record.epoch,
+        took,
+        proof,
+        endpoints: record.endpoints,
+        request: prepared.request,
+        launch: prepared.launch,
+        lost: leader.lost,
+        shutdown: server.shutdown,
+        serve: (handler) => server.install(handle(id, codec, handler))
+      }
+      yield* Effect.logDebug(`primary, epoch ${record.epoch} (${took})`)
+      return primary
+    })
+
+    const follow = Effect.fnUntraced(function* (following: Following, remaining: number, patienceMillis = remaining) {
+      const target: Secondary.Target = {
+        id,
+        record: following.record,
+        directory: following.directory,
+        protocols,
+        config: {
+          ...config,
+          helloTimeout: Duration.min(config.helloTimeout, Duration.millis(remaining))
+        },
+        pid: (yield* verifier.self).pid,
+        patience: Duration.millis(patienceMillis)
+      }
+      return { target, session: yield* Secondary.connect(target) }
+    })
+
+    const exchange = Effect.fnUntraced(function* (
+      target: Secondary.Target,
+      session: Secondary.Session,
+      prepared: { readonly payload: unknown; readonly launch: Message.Request["launch"] },
+      send: SendOptions
+    ): Effect.fn.Return<{ reply: Reply; message: string }, Failure | TimeoutError | ProtocolError> {
+      const message = randomUUID()
+      const failed = (reason: ProtocolError["reason"], detail: string, cause?: unknown) =>
+        new ProtocolError({
+          reason,
+          protocol: session.protocol,
+          detail,
+          outcome: "Delivered",
+          pid: session.primary.pid,
+          ...(cause === undefined ? undefined : { cause })
+        })
+      const request: Secondary.Request = {
+        id: message,
+        payload: prepared.payload,
+        launch: prepared.launch,
+        trace: yield* currentTrace,
+        detached: send.detached ?? false,
+        onOutput: send.onOutput
+      }
+      const delivering = Secondary.deliver(target, session, request)
+      const encoded = yield* send.replyTimeout === undefined
+        ? delivering
+        : Effect.timeoutFail(Effect.interruptible(delivering), {
+            duration: send.replyTimeout,
+            onTimeout: () =>
+              new TimeoutError({
+                phase: "reply",
+                id,
+                millis: Duration.toMillis(send.replyTimeout!),
+                pid: session.primary.pid,
+                outcome: "Unknown",
+                messageId: message
+              })
+          })
+      const exit = yield* Effect.mapError(codec.decodeExit(encoded), (detail) => failed("Malformed", detail))
+      if (Exit.isSuccess(exit)) return { reply: exit.value, message }
+      const ended = Contract.classify(exit.cause)
+      switch (ended._tag) {
+        case "Fail":
+          return yield* Effect.fail(ended.error)
+        case "Die":
+          return yield* failed("HandlerDefect", "the primary's handler died", ended.defect)
+        case "Interrupt":
+          return yield* failed("HandlerInterrupted", "the primary's handler was interrupted")
+      }
+    })
+
+    // Contends or looks, and uses the primary that is found: round after round while another one may end better, until
+    // the time is up. What a round opened is closed with it, unless its result is to be kept.
+    const persist = Effect.fnUntraced(function* <L, A, E>(round: {
+      readonly find: (remaining: number) => Effect.Effect<L | Following, E, Scope.Scope>
+      readonly use: (following: Following, remaining: number, attempts: number) => Effect.Effect<A, E, Scope.Scope>
+      readonly keep: (result: L | A) => boolean
+    }): Effect.fn.Return<L | A, E | SingleInstanceError, Scope.Scope> {
+      let started = clock.unsafeCurrentTimeMillis()
+      let deafSince: number | undefined
+      let attempts = 0
+      while (true) {
+        attempts++
+        const remaining = Math.max(1, started + timeoutMillis - clock.unsafeCurrentTimeMillis())
+        const once = Effect.gen(function* (): Effect.fn.Return<Round<L | A>, E, Scope.Scope> {
+          const found = yield* round.find(remaining)
+          if (!isFollowing(found)) return { _tag: "Done", result: found }
+          const used = yield* Effect.either(round.use(found, remaining, attempts))
+          if (Either.isRight(used)) return { _tag: "Done", result: used.right }
+          const error = used.left
+          if (!mayPass(error)) return yield* Effect.fail(error)
+          const pause = yield* Random.nextIntBetween(20, 100)
+          // Interruptible also where the caller is not, in a finalizer for example: a bound would not be any.
+          yield* Effect.timeoutOption(Effect.interruptible(found.gone), pause)
+          return { _tag: "Again", error, record: found.record }
+        })
+        const outcome = yield* keepIf(once, (outcome) => outcome._tag === "Done" && round.keep(outcome.result))
+        if (outcome._tag === "Done") return outcome.result
+        const { error, record } = outcome
+        const now = clock.unsafeCurrentTimeMillis()
+        deafSince = isDeaf(error) ? (deafSince ?? now) : undefined
+        const deaf = deafSince !== undefined && now - deafSince >= deafMillis
+        if (!deaf && now - started < timeoutMillis) continue
+        const terminated =
+          config.onUnresponsive === "terminate" && error._tag === "TimeoutError"
+            ? yield* Effect.provide(Election.terminate(id, record), context)
+            : false
+        if (!terminated) return yield* Effect.fail(error)
+        started = clock.unsafeCurrentTimeMillis()
+      }
+    })
+
+    const deliver =
+      (prepared: { readonly payload: unknown; readonly launch: Message.Launch }, send: SendOptions) =>
+      (following: Following, remaining: number, attempts: number) =>
+        follow(following, remaining).pipe(
+          Effect.flatMap(({ session, target }) =>
+            Effect.map(
+              exchange(target, session, { payload: prepared.payload, launch: encodeLaunch(prepared.launch) }, send),
+              ({ message, reply }): Delivered<Reply> => ({
+                _tag: "Delivered",
+                reply,
+                message,
+                primary: session.primary,
+                protocol: session.protocol,
+                address: session.address,
+                attempts
+              })
+            )
+          ),
+          Effect.scoped
+        )
+
+    const elect = Effect.fnUntraced(function* (request: Request | undefined, send: SendOptions = {}) {
+      const prepared = yield* prepare(request, send.launch)
+      return yield* persist<Primary<Request, Reply, Failure>, Delivered<Reply>, SingleInstanceError | Failure>({
+        find: Effect.fnUntraced(function* (remaining) {
+          const { contest: own, serving } = yield* contest
+          const verdict = yield* Effect.timeoutFail(Effect.provide(Election.contend(own), context), {
+            duration: remaining,
+            onTimeout: () => new TimeoutError({ phase: "acquire", id, millis: timeoutMillis, outcome: "NotDelivered" })
+          })
+          return verdict._tag === "Leading" ? yield* lead(verdict, serving, prepared) : verdict
+        }),
+        use: deliver(prepared, send),
+        keep: (result) => result._tag === "Primary"
+      })
+    })
+
+    const nobody = (location: string) =>
+      new ProtocolError({
+        reason: "Unreachable",
+        protocol: "none",
+        detail: `nobody is the primary of "${id}" (${location})`,
+        outcome: "NotDelivered"
+      })
+
+    // The primary that lives, for those who never contend.
+    const living: Effect.Effect<Following, LockError | ProtocolError> = Effect.gen(function* () {
+      const seen = yield* lock.inspect(id)
+      switch (seen._tag) {
+        case "Recorded": {
+          const { directory, liveness, record } = seen
+          if (liveness._tag === "Dead") return yield* nobody(seen.location)
+          const evidence = liveness._tag === "Alive" ? liveness.evidence : liveness.reason
+          return { _tag: "Following", record, evidence, directory, gone: Effect.never }
+        }
+        case "Free":
+          return yield* nobody(seen.location)
+        default:
+          return yield* new LockError({
+            reason: seen._tag === "Newer" ? "RecordNewer" : "RecordUnreadable",
+            id,
+            path: seen.location,
+            detail: seen._tag === "Newer" ? seen.header : seen.detail
+          })
+      }
+    })
+
+    const standby: Instance<Request, Reply, Failure>["standby"] = Effect.fnUntraced(function* (given = {}) {
+      const prepared = yield* prepare(given.request, given.launch)
+      const { contest: own, serving } = yield* contest
+      const onFollow = given.onFollow && ((record: InstanceRecord) => given.onFollow!(ownerOf(record)))
+      const leader = yield* Effect.provide(Election.standby(own, { onFollow }), context)
+      return yield* lead(leader, serving, prepared)
+    })
+
+    const handOver = Effect.fnUntraced(function* (request: Request | undefined, send: SendOptions = {}) {
+      const prepared = yield* prepare(request, send.launch)
+      return yield* persist<never, Delivered<Reply>, SingleInstanceError | Failure>({
+        find: () => living,
+        use: deliver(prepared, send),
+        keep: () => false
+      })
+    }, Effect.scoped)
+
+    const conversation = persist<
+      never,
+      { readonly session: Secondary.Session; readonly target: Secondary.Target },
+      SingleInstanceError
+    >({
+      find: () => living,
+      use: (following, remaining) => follow(following, remaining, timeoutMillis),
+      keep: () => true
+    })
+
+    const connect = Effect.map(conversation, ({ session, target }): Client<Request, Reply, Failure> => {
+      // The very same one each time, so that the session need not send it again.
+      let own: Message.Request["launch"]
+      return {
+        primary: session.primary,
+        protocol: session.protocol,
+        address: session.address,
+        closed: session.closed,
+        send: (request, options = {}) =>
+          Effect.flatMap(encode(request), (payload) => {
+            const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
+            if (isOwn) own ??= encodeLaunch(currentLaunch())
+            const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
+            return Effect.map(exchange(target, session, { payload, launch }, options), ({ reply }) => reply)
+          })
+      }
+    })
+
+    return {
+      id,
+      elect: (request, send) =>
+        elect(request, send).pipe(
+          measured(clock),
+          Effect.withSpan("SingleInstance.elect", { attributes: { id } }),
+          Effect.annotateLogs({ module: "effect-single-instance", id })
+        ),
+      standby: (given) =>
+        standby(given).pipe(
+          Effect.withSpan("SingleInstance.standby", { attributes: { id } }),
+          Effect.annotateLogs({ module: "effect-single-instance", id })
+        ),
+      send: (request, send) =>
+        handOver(request, send).pipe(
+          measured(clock),
+          Effect.withSpan("SingleInstance.send", { attributes: { id } }),
+          Effect.annotateLogs({ module: "effect-single-instance", id })
+        ),
+      connect,
+      inspect: Effect.map(lock.inspect(id), (seen) => inspection(id, seen)),
+      breakLock: (nonce) => lock.breakLock(id, nonce)
+    }
+  })
+
+interface Serving {
+  readonly protocol: string
+  readonly listener: Listener
+}
+
+/**
+ * How this process was started. `env` holds only the variables that are named.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const currentLaunch = (given: LaunchOptions = {}): Message.Launch => {
+  const names = given.env ?? []
+  const env = Object.fromEntries(
+    names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]]))
+  )
+  return new Message.Launch({
+    argv: given.argv ?? process.argv.slice(2),
+    cwd: given.cwd ?? process.cwd(),
+    env,
+    ...(given.data === undefined ? undefined : { data: given.data }),
+    ...(given.stdin === undefined ? undefined : { stdin: given.stdin })
+  })
+}
+
+const encodeLaunch = Schema.encodeSync(Message.Launch)
+
+const attemptOf = (protocol: string, address: string, error: ProtocolError): Attempt => ({
+  protocol,
+  address,
+  reason: error.reason,
+  detail: error.detail
+})
+
+// The user's handler between its two schemas. Answers in every case: also a defect or an interruption is an answer.
+const handle =
+  <Request, Reply, Failure, R>(
+    id: InstanceId,
+    codec: Contract.Codec<Request, Reply, Failure>,
+    handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
+  ): Conversation.Handler<Exclude<R, Scope.Scope>> =>
+  ({ answer, launch, payload, trace }) =>
+    Effect.uninterruptibleMask((restore) => {
+      const run = (request: Request) =>
+        restore(
+          Effect.scoped(
+            traced(
+              id,
+              launch,
+              trace,
+              Effect.suspend(() => handler(request, launch))
+            )
+          )
+        ).pipe(
+          Effect.exit,
+          Effect.flatMap(codec.encodeExit),
+          Effect.flatMap((exit) => answer({ _tag: "Exit", exit }))
+        )
+      return codec.encodeRequest === undefined
+        ? run(launch as Request)
+        : Effect.matchCauseEffect(restore(codec.decodeRequest(payload)), {
+            // A schema's own defect, or an interruption while it is asked, leaves no request either.
+            onFailure: (cause) =>
+              answer({
+                _tag: "Malformed",
+                detail: Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause))
+              }),
+            onSuccess: run
+          })
+    })
+
+// A span costs more than a round trip of the transport, and without a tracer or a parent nobody can ever see it.
+const traced = <A, E, R>(
+  id: InstanceId,
+  launch: Conversation.IncomingLaunch,
+  trace: Message.Request["trace"],
+  effect: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> =>
+  trace === undefined
+    ? effect
+    : Effect.withSpan(effect, "SingleInstance.handle", {
+        kind: "server",
+        parent: Tracer.externalSpan(trace),
+        attributes: { id, message: launch.message, protocol: launch.protocol }
+      })
+
+// Read from the context: `Effect.currentSpan` makes an error, stack trace and all, where there is none.
+const currentTrace: Effect.Effect<Message.Request["trace"]> = Effect.contextWith((context: Context.Context<never>) =>
+  Option.match(Context.getOption(context, Tracer.ParentSpan), {
+    onNone: () => undefined,
+    onSome: ({ sampled, spanId, traceId }) => ({ sampled, spanId, traceId })
+  })
+)
+
+const measured =
+  (clock: Clock.Clock) =>
+  <A extends { readonly _tag: "Primary" } | { readonly _tag: "Delivered" }, E, R>(
+    effect: Effect.Effect<A, E, R>
+  ): Effect.Effect<A, E, R> =>
+    Effect.suspend(() => {
+      const started = clock.unsafeCurrentTimeMillis()
+      const count = (role: string, outcome: string) =>
+        Effect.zipRight(
+          Metric.increment(Metric.tagged(Metrics.launches, "role", role)),
+          role === "primary" ? Effect.void : Metric.increment(Metric.tagged(Metrics.outcomes, "outcome", outcome))
+        )
+      return effect.pipe(
+        Effect.tap((result) =>
+          result._tag === "Primary"
+            ? count("primary", "")
+            : Effect.zipRight(
+                count("delivered", "Delivered"),
+                Metric.update(Metrics.handOff, clock.unsafeCurrentTimeMillis() - started)
+              )
+        ),
+        // The application's own failure is an answer of the handler.
+        Effect.tapError((error) =>
+          isSingleInstanceError(error) ? count("failed", error.outcome) : count("delivered", "Delivered")
+        )
+      )
+    })
+
+const inspection = (id: InstanceId, seen: Observation): Inspection => {
+  const { location } = seen
+  const bare = { id, location, owner: undefined, endpoints: [], nonce: undefined }
+  switch (seen._tag) {
+    case "Free":
+      return { ...bare, state: "free", evidence: "there is no record" }
+    case "Unreadable":
+      return { ...bare, state: "unreadable", evidence: seen.detail, nonce: seen.nonce }
+    case "Newer":
+      return { ...bare, state: "newer", evidence: `the record reads "${seen.header}"`, nonce: seen.nonce }
+    case "Recorded": {
+      const { liveness, record } = seen
+      return {
+        id,
+        location,
+        state: record.released ? "released" : stateOf(liveness),
+        evidence:
+          liveness._tag === "Alive"
+            ? liveness.evidence
+            : liveness._tag === "Dead"
+              ? `${liveness.proof.rule}: ${liveness.proof.detail}`
+              : liveness.reason,
+        owner: { ...ownerOf(record), version: record.version, argv0: record.argv0 },
+        endpoints: record.endpoints,
+        nonce: record.nonce
+      }
+    }
+  }
+}
+
+const stateOf = (liveness: Liveness): Inspection["state"] =>
+  liveness._tag === "Alive" ? "primary" : liveness._tag === "Dead" ? "dead" : "unverifiable"

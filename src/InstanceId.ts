@@ -1,0 +1,43 @@
+/**
+ * The name under which the launches of one application meet.
+ *
+ * @since 0.1.0
+ */
+import { createHash } from "node:crypto"
+import * as Schema from "effect/Schema"
+
+/**
+ * Any non-empty string. Two different strings never meet, also where they differ only in case, length or characters
+ * that a file system does not tell apart.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const InstanceId: Schema.brand<typeof Schema.NonEmptyString, "InstanceId"> = Schema.NonEmptyString.pipe(
+  Schema.brand("InstanceId")
+)
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type InstanceId = typeof InstanceId.Type
+
+/**
+ * The folder that belongs to an id: a readable slug of at most 16 characters of `[a-z0-9-]`, then 32 hexadecimal digits
+ * of SHA-256 over the id's UTF-16LE code units. Code units rather than UTF-8, because lone surrogates are legal in a
+ * JavaScript string and all become the same replacement character in UTF-8.
+ *
+ * @since 0.1.0
+ * @category getters
+ */
+export const folderName = (id: string): string => {
+  const slug = id
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-+/, "")
+    .slice(0, 16)
+    .replace(/-+$/, "")
+  const digest = createHash("sha256").update(Buffer.from(id, "utf16le")).digest("hex").slice(0, 32)
+  return slug === "" ? digest : `${slug}-${digest}`
+}

@@ -1,0 +1,349 @@
+/**
+ * What two sides say to each other, once a protocol carries their frames.
+ *
+ * @since 0.1.0
+ */
+import { isUtf8 } from "node:buffer"
+import { createHmac, timingSafeEqual } from "node:crypto"
+import * as Either from "effect/Either"
+import * as Schema from "effect/Schema"
+import { WireRange } from "./Endpoint.js"
+
+/**
+ * The wire versions that this version of the package speaks.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const wire: WireRange = [1, 1]
+
+/**
+ * How a process was started: what a launch tells the primary about itself. `env` holds only what the caller chose;
+ * `data` is any JSON value.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export class Launch extends Schema.Class<Launch>("effect-single-instance/Launch")({
+  argv: Schema.Array(Schema.String),
+  cwd: Schema.String,
+  env: Schema.Record({ key: Schema.String, value: Schema.String }),
+  data: Schema.optional(Schema.Unknown),
+  stdin: Schema.optional(Schema.Uint8ArrayFromBase64)
+}) {}
+
+const Id = Schema.NonEmptyString.pipe(Schema.maxLength(128))
+const Mac = Schema.String.pipe(Schema.pattern(/^[0-9a-f]{64}$/))
+const Random = Schema.String.pipe(Schema.pattern(/^[0-9a-f]{32}$/))
+const Limit = Schema.Int.pipe(Schema.positive())
+
+/**
+ * The first message, from the secondary. No payload travels before both sides have proven that they know the key.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Hello = Schema.TaggedStruct("Hello", { wire: WireRange, id: Schema.String, nonce: Random })
+
+/**
+ * The primary's answer: it knows the key, speaks `wire`, and serves so many requests of this connection at once.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Welcome = Schema.TaggedStruct("Welcome", {
+  wire: Schema.Int,
+  range: WireRange,
+  nonce: Random,
+  mac: Mac,
+  pid: Schema.Int,
+  version: Schema.NullOr(Schema.String),
+  epoch: Schema.Int,
+  maxInFlight: Limit,
+  maxFrameBytes: Limit
+})
+
+/**
+ * The secondary knows the key, too. Without `maxFrameBytes` it reads frames as large as the primary does.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Proof = Schema.TaggedStruct("Proof", {
+  mac: Mac,
+  pid: Schema.Int,
+  version: Schema.NullOr(Schema.String),
+  maxFrameBytes: Schema.optional(Limit)
+})
+
+/**
+ * The primary declines: the connection, or with `id` one request, which then never starts.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Refused = Schema.TaggedStruct("Refused", {
+  reason: Schema.Literal("Incompatible", "Forbidden", "ShuttingDown", "Busy", "NotPrimary", "Malformed", "Expired"),
+  detail: Schema.optional(Schema.String),
+  id: Schema.optional(Id)
+})
+
+/**
+ * A message for the primary's handler. `launch` is left out where it is that of the connection's request before;
+ * `deadline` is the wall clock in milliseconds after which it must not start any more.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Request = Schema.TaggedStruct("Request", {
+  id: Id,
+  payload: Schema.optional(Schema.Unknown),
+  launch: Schema.optional(Schema.encodedSchema(Launch)),
+  trace: Schema.optional(Schema.Struct({ traceId: Schema.String, spanId: Schema.String, sampled: Schema.Boolean })),
+  deadline: Schema.optional(Schema.Finite),
+  detached: Schema.optional(Schema.Boolean)
+})
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type Request = typeof Request.Type
+
+/**
+ * The handler runs. Left out where the exit follows at once.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Accepted = Schema.TaggedStruct("Accepted", { id: Id })
+
+/**
+ * The request is kept, but no handler is installed yet.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Starting = Schema.TaggedStruct("Starting", { id: Id })
+
+/**
+ * What the handler writes while it runs; `chunk` in base64.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Output = Schema.TaggedStruct("Output", {
+  id: Id,
+  stream: Schema.Literal("stdout", "stderr"),
+  chunk: Schema.String
+})
+
+/**
+ * How the handler ended: an encoded `Schema.Exit`.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Exit = Schema.TaggedStruct("Exit", { id: Id, exit: Schema.Unknown })
+
+/**
+ * The sender was interrupted: interrupt the handler.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Interrupt = Schema.TaggedStruct("Interrupt", { id: Id })
+
+/**
+ * What became of a request? With `strike`, one that has not started never will.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Status = Schema.TaggedStruct("Status", { id: Id, strike: Schema.Boolean })
+
+/**
+ * The answer to `Status`. Where it is `running`, the exit follows on this connection.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const State = Schema.TaggedStruct("State", {
+  id: Id,
+  state: Schema.Literal("unknown", "struck", "pending", "running", "done"),
+  exit: Schema.optional(Schema.Unknown)
+})
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type State = typeof State.Type
+
+/**
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Ping = Schema.TaggedStruct("Ping", {})
+
+/**
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Pong = Schema.TaggedStruct("Pong", {})
+
+/**
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Inspect = Schema.TaggedStruct("Inspect", { id: Id })
+
+/**
+ * How busy the primary is.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Inspected = Schema.TaggedStruct("Inspected", {
+  id: Id,
+  connections: Schema.Int,
+  inFlight: Schema.Int,
+  handled: Schema.Int,
+  serving: Schema.Boolean
+})
+
+/**
+ * A tag that this side does not know; nothing else on the connection is touched.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Unsupported = Schema.TaggedStruct("Unsupported", { tag: Schema.String, id: Schema.optional(Id) })
+
+const schemas = {
+  Hello,
+  Welcome,
+  Proof,
+  Refused,
+  Request,
+  Accepted,
+  Starting,
+  Output,
+  Exit,
+  Interrupt,
+  Status,
+  State,
+  Ping,
+  Pong,
+  Inspect,
+  Inspected,
+  Unsupported
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type Message = { readonly [K in keyof typeof schemas]: (typeof schemas)[K]["Type"] }[keyof typeof schemas]
+
+/**
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Message: Schema.Schema<Message> = Schema.Union(...Object.values(schemas)) as any
+
+/**
+ * A well-formed message with a tag that only a later version knows.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Unrecognised {
+  readonly _tag: "Unrecognised"
+  readonly tag: string
+  readonly id: string | undefined
+}
+
+/**
+ * The frame of a message. Throws what `JSON.stringify` throws where a payload cannot be JSON, such as a `bigint`.
+ *
+ * @since 0.1.0
+ * @category encoding
+ */
+export const encode = (message: Message): Uint8Array => Buffer.from(JSON.stringify(message))
+
+/**
+ * Reads a frame. A guard per tag, as a union of all would try one after the other.
+ *
+ * @since 0.1.0
+ * @category decoding
+ */
+export const decode = (frame: Uint8Array): Either.Either<Message | Unrecognised, string> => {
+  if (!isUtf8(frame)) return Either.left("the frame is not UTF-8")
+  let value: unknown
+  try {
+    value = JSON.parse(Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength).toString("utf8"))
+  } catch {
+    return Either.left("the frame is no JSON document")
+  }
+  if (typeof value !== "object" || value === null || !("_tag" in value) || typeof value._tag !== "string") {
+    return Either.left("the frame holds no tagged message")
+  }
+  const tag = value._tag
+  if (!Object.hasOwn(guards, tag)) {
+    const id = "id" in value && isId(value.id) ? value.id : undefined
+    return Either.right({ _tag: "Unrecognised", tag: tag.slice(0, 64), id })
+  }
+  return guards[tag]!(value) ? Either.right(value) : Either.left(`the ${tag} message lacks what it must have`)
+}
+
+const isId = Schema.is(Id)
+
+const guards: Record<string, (value: unknown) => value is Message> = Object.fromEntries(
+  Object.entries(schemas).map(([tag, schema]) => [tag, Schema.is(schema as Schema.Schema<any>)])
+)
+
+/**
+ * What both sides must agree on for a proof: a relay or a squatter differs in at least one of them.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Transcript {
+  readonly recordNonce: string
+  readonly clientNonce: string
+  readonly serverNonce: string
+  readonly clientWire: WireRange
+  readonly serverWire: WireRange
+  readonly address: string
+}
+
+/**
+ * The proof of one side: HMAC-SHA-256 with the record's key over the role and the transcript, each part with its length
+ * before it so that no two transcripts read the same.
+ *
+ * @since 0.1.0
+ * @category authentication
+ */
+export const mac = (key: string, role: "server" | "client", transcript: Transcript): string => {
+  const hmac = createHmac("sha256", Buffer.from(key, "hex"))
+  const { address, clientNonce, clientWire, recordNonce, serverNonce, serverWire } = transcript
+  for (const part of [role, recordNonce, clientNonce, serverNonce, `${clientWire}`, `${serverWire}`, address]) {
+    const length = Buffer.alloc(4)
+    length.writeUInt32BE(Buffer.byteLength(part))
+    hmac.update(length).update(part)
+  }
+  return hmac.digest("hex")
+}
+
+/**
+ * Compares two proofs in constant time.
+ *
+ * @since 0.1.0
+ * @category authentication
+ */
+export const isSameMac = (a: string, b: string): boolean => {
+  const left = Buffer.from(a)
+  const right = Buffer.from(b)
+  return left.length === right.length && timingSafeEqual(left, right)
+}

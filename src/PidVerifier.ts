@@ -1,0 +1,36 @@
+/**
+ * Who this process is, and whether a recorded one still runs.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import type { ProcessIdentity } from "./InstanceRecord.js"
+import type { Liveness } from "./Liveness.js"
+
+/**
+ * Verifies recorded processes. What cannot be read is `Unknown`, never `Dead`.
+ *
+ * @since 0.1.0
+ * @category context
+ */
+export class PidVerifier extends Context.Tag("effect-single-instance/PidVerifier")<
+  PidVerifier,
+  {
+    /** The identity of this process; what the platform does not tell is `null`. Computed once. */
+    readonly self: Effect.Effect<ProcessIdentity>
+
+    /**
+     * Whether the recorded process lives. `D1` where it was recorded under the same boot and pid namespace; `D4` where it
+     * was recorded under an earlier boot of the same machine (the caller says whether the file system is local, as a
+     * shared one may carry records of other machines).
+     */
+    readonly verify: (recorded: ProcessIdentity, options: { readonly local: boolean }) => Effect.Effect<Liveness>
+
+    /**
+     * Sends a signal to the recorded process, after its identity (start time included) was verified once more; `false`
+     * where it is not that process any more, or cannot be told to be.
+     */
+    readonly signal: (recorded: ProcessIdentity, signal: "SIGTERM" | "SIGKILL") => Effect.Effect<boolean>
+  }
+>() {}

@@ -1,0 +1,600 @@
+/**
+ * The primary's side of the conversation: greets, admits, runs and remembers requests. Schemas and the user's handler
+ * are above it, transports below.
+ *
+ * @since 0.1.0
+ */
+import { randomBytes } from "node:crypto"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as ExecutionStrategy from "effect/ExecutionStrategy"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as FiberId from "effect/FiberId"
+import * as Runtime from "effect/Runtime"
+import * as RuntimeFlags from "effect/RuntimeFlags"
+import type { ExitEncoded } from "effect/Schema"
+import * as Scope from "effect/Scope"
+import { commonWire } from "./Endpoint.js"
+import type { InstanceId } from "./InstanceId.js"
+import type { InstanceRecord } from "./InstanceRecord.js"
+import * as Message from "./Message.js"
+import type { Connection, Listener } from "./Protocol.js"
+import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
+
+/**
+ * The launch behind a request, as its handler sees it.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface IncomingLaunch extends Message.Launch {
+  /** The request's id, the same over every protocol. */
+  readonly message: string
+  /** The process that sent it. */
+  readonly from: { readonly pid: number; readonly version: string | null }
+  /** The protocol it came over. */
+  readonly protocol: string
+  /** Shows the sender something while the handler runs; waits while the sender is slow, and drops it once it is gone. */
+  readonly stdout: (chunk: string | Uint8Array) => Effect.Effect<void>
+  /** As `stdout`, for the sender's other stream. */
+  readonly stderr: (chunk: string | Uint8Array) => Effect.Effect<void>
+}
+
+/**
+ * How the layer above answers: with the handler's exit, or by declining a request that it could not read.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Answer =
+  | { readonly _tag: "Exit"; readonly exit: ExitEncoded<unknown, unknown, unknown> }
+  | { readonly _tag: "Malformed"; readonly detail: string }
+
+/**
+ * Runs one request. It must run `answer` exactly once, also when it is interrupted; one that ends without is answered as
+ * one that died.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Handler<R> = (request: {
+  readonly payload: unknown
+  readonly launch: IncomingLaunch
+  readonly trace: Message.Request["trace"]
+  readonly answer: (answer: Answer) => Effect.Effect<void>
+}) => Effect.Effect<void, never, R>
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Server {
+  /** Installs the handler; requests that waited for one start. A later one replaces it for requests to come. */
+  readonly install: <R>(handler: Handler<R>) => Effect.Effect<void, never, R>
+  /** Refuses what is new, lets accepted requests end within the bound, then interrupts them. */
+  readonly shutdown: Effect.Effect<void>
+  /** This process leads no more: refuses what is new and interrupts what runs. */
+  readonly abdicate: Effect.Effect<void>
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface ServerOptions {
+  readonly id: InstanceId
+  readonly record: InstanceRecord
+  readonly config: SingleInstanceConfig["Type"]
+  readonly listeners: ReadonlyArray<{ readonly protocol: string; readonly listener: Listener }>
+}
+
+// A request from its arrival until its handler ended.
+interface Entry {
+  readonly id: string
+  readonly request: Message.Request
+  readonly owner: Peer
+  readonly launch: Message.Launch
+  readonly watchers: Set<Peer>
+  state: "pending" | "running" | "ended"
+  fiber: Fiber.RuntimeFiber<void> | undefined
+  interrupted: boolean
+}
+
+// What is kept of it afterwards.
+interface Ended {
+  readonly state: "done" | "struck"
+  readonly exit: ExitEncoded<unknown, unknown, unknown> | undefined
+}
+
+// A connection whose other side has proven itself.
+interface Peer {
+  readonly connection: Connection
+  readonly protocol: string
+  readonly from: IncomingLaunch["from"]
+  readonly maxFrameBytes: number
+  readonly open: Set<Entry>
+  readonly watching: Set<Entry>
+  // Answers that the transport has not taken yet.
+  unsent: number
+  connected: boolean
+  launch: Message.Launch
+}
+
+const rememberedExitBytes = 4_096
+const outputBytes = 128 * 1_024
+// How long interrupted handlers are waited for.
+const interruptMillis = 5_000
+// How long a connection that ends may take its last frame.
+const dismissMillis = 1_000
+const noLaunch = new Message.Launch({ argv: [], cwd: "", env: {} })
+
+/**
+ * Serves the connections of all listeners until the scope closes, which shuts down first.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scope.Scope> = Effect.fnUntraced(function* (
+  options: ServerOptions
+) {
+  const { config, record } = options
+  const clock = yield* Effect.clock
+  // The connections end together, and behind `shutdown`.
+  const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.parallel)
+  const requests = new Map<string, Entry>()
+  // Insertion order is age: the oldest is forgotten first.
+  const ended = new Map<string, Ended>()
+  const pending = new Set<Entry>()
+  const idling = new Set<() => void>()
+  let connections = 0
+  let running = 0
+  let handled = 0
+  let closing: "ShuttingDown" | "NotPrimary" | undefined
+  let closed = false
+  let run: ((entry: Entry) => Fiber.RuntimeFiber<void>) | undefined
+
+  const send = (peer: Peer, frame: Uint8Array): Effect.Effect<void> =>
+    !peer.connected || peer.connection.offer?.(frame) === true
+      ? Effect.void
+      : Effect.ignore(peer.connection.send(frame))
+
+  const tell = (peer: Peer, message: Message.Message): Effect.Effect<void> =>
+    Effect.suspend(() => send(peer, Message.encode(message)))
+
+  const refuse = (
+    peer: Peer,
+    id: string,
+    reason: "ShuttingDown" | "NotPrimary" | "Busy" | "Expired" | "Malformed",
+    detail?: string
+  ) => tell(peer, { _tag: "Refused", reason, id, ...(detail === undefined ? undefined : { detail }) })
+
+  // In batches: a map that loses its first entry again and again is slow to find the next one.
+  const remember = (id: string, end: Ended) => {
+    ended.set(id, end)
+    if (ended.size <= config.maxRemembered * 1.25) return
+    for (const oldest of ended.keys()) {
+      ended.delete(oldest)
+      if (ended.size <= config.maxRemembered) return
+    }
+  }
+
+  const settle = (entry: Entry, state: Ended["state"], exit?: Ended["exit"]) => {
+    entry.state = "ended"
+    entry.fiber = undefined
+    entry.owner.open.delete(entry)
+    for (const peer of entry.watchers) peer.watching.delete(entry)
+    pending.delete(entry)
+    requests.delete(entry.id)
+    remember(entry.id, { state, exit })
+  }
+
+  const answer = (entry: Entry, given: Answer): Effect.Effect<void> => {
+    if (entry.state !== "running") return Effect.void
+    const { id, owner, watchers } = entry
+    let sending: Effect.Effect<void>
+    if (given._tag === "Malformed") {
+      settle(entry, "struck")
+      sending = refuse(owner, id, "Malformed", given.detail)
+    } else {
+      const encoded = encodeExit(id, given.exit)
+      const exit = encoded === undefined ? defect("the reply cannot be written as JSON") : given.exit
+      const frame = encoded ?? encodeExit(id, exit)!
+      const isSmall = frame.byteLength <= Math.min(rememberedExitBytes, config.maxFrameBytes / 2)
+      settle(entry, "done", isSmall ? exit : undefined)
+      handled++
+      const reply = (peer: Peer) => send(peer, fitting(peer, id, frame))
+      sending =
+        watchers.size === 0
+          ? reply(owner)
+          : Effect.forEach([owner, ...watchers], reply, { concurrency: "unbounded", discard: true })
+    }
+    owner.unsent++
+    const sent = Effect.sync(() => {
+      owner.unsent--
+      running--
+      if (running === 0) for (const resume of [...idling]) resume()
+    })
+    return Effect.uninterruptible(Effect.zipRight(sending, sent))
+  }
+
+  // Once: a second interruption would reach into the finalizers that the first one started.
+  const interrupt = (entry: Entry) => {
+    if (entry.interrupted) return
+    entry.interrupted = true
+    entry.fiber?.unsafeInterruptAsFork(FiberId.none)
+  }
+
+  const start = (entry: Entry): Effect.Effect<void> => {
+    entry.state = "running"
+    running++
+    pending.delete(entry)
+    const fiber = run!(entry)
+    // A handler that ended at once has already answered.
+    if (entry.state !== "running") return Effect.void
+    entry.fiber = fiber
+    fiber.addObserver(() => {
+      const exit = defect("the handler ended without an answer")
+      if (entry.state === "running") Effect.runFork(answer(entry, { _tag: "Exit", exit }))
+    })
+    return tell(entry.owner, { _tag: "Accepted", id: entry.id })
+  }
+
+  const incoming = (entry: Entry): IncomingLaunch => {
+    const write = (stream: "stdout" | "stderr") => (chunk: string | Uint8Array) => {
+      const bytes = typeof chunk === "string" ? Buffer.from(chunk) : chunk
+      const parts: Array<Uint8Array> = []
+      // Whole groups of base64, as far as a frame has room for them.
+      const envelope = Message.encode({ _tag: "Output", id: entry.id, stream, chunk: "" }).byteLength
+      const room = Math.max(1, Math.floor((entry.owner.maxFrameBytes - envelope) / 4)) * 3
+      const size = Math.min(outputBytes, room)
+      for (let at = 0; at < bytes.length; at += size) parts.push(bytes.subarray(at, at + size))
+      return Effect.forEach(
+        parts,
+        (part) =>
+          tell(entry.owner, { _tag: "Output", id: entry.id, stream, chunk: Buffer.from(part).toString("base64") }),
+        { discard: true }
+      )
+    }
+    const { argv, cwd, data, env, stdin } = entry.launch
+    return {
+      argv,
+      cwd,
+      env,
+      data,
+      stdin,
+      message: entry.id,
+      from: entry.owner.from,
+      protocol: entry.owner.protocol,
+      stdout: write("stdout"),
+      stderr: write("stderr")
+    }
+  }
+
+  const isExpired = ({ deadline }: Message.Request) =>
+    deadline !== undefined && deadline < clock.unsafeCurrentTimeMillis()
+
+  const onRequest = (peer: Peer, request: Message.Request): Effect.Effect<void> => {
+    const { id } = request
+    // Also where it is refused: the next one may count on it.
+    if (request.launch !== undefined) {
+      const { stdin, ...launch } = request.launch
+      peer.launch = { ...launch, ...(stdin === undefined ? undefined : { stdin: Buffer.from(stdin, "base64") }) }
+    }
+    if (requests.has(id) || ended.has(id)) return onStatus(peer, id, false)
+    if (closing !== undefined) return refuse(peer, id, closing)
+    if (peer.open.size >= config.maxInFlight || peer.unsent >= config.maxInFlight) return refuse(peer, id, "Busy")
+    if (isExpired(request)) return refuse(peer, id, "Expired")
+    const entry: Entry = {
+      id,
+      request,
+      owner: peer,
+      launch: peer.launch,
+      watchers: new Set(),
+      state: "pending",
+      fiber: undefined,
+      interrupted: false
+    }
+    requests.set(id, entry)
+    peer.open.add(entry)
+    if (run !== undefined) return start(entry)
+    pending.add(entry)
+    return tell(peer, { _tag: "Starting", id })
+  }
+
+  const onStatus = (peer: Peer, id: string, strike: boolean): Effect.Effect<void> => {
+    const say = (state: Message.State["state"], exit?: unknown) =>
+      tell(peer, { _tag: "State", id, state, ...(exit === undefined ? undefined : { exit }) })
+    const entry = requests.get(id)
+    if (entry === undefined) {
+      const end = ended.get(id)
+      if (end !== undefined) return say(end.state, end.exit)
+      if (!strike) return say("unknown")
+      remember(id, { state: "struck", exit: undefined })
+      return say("struck")
+    }
+    if (entry.state === "pending") {
+      if (!strike) return say("pending")
+      settle(entry, "struck")
+      return say("struck")
+    }
+    if (entry.owner !== peer) {
+      entry.watchers.add(peer)
+      peer.watching.add(entry)
+    }
+    return say("running")
+  }
+
+  const onMessage = (peer: Peer, message: Message.Message | Message.Unrecognised): Effect.Effect<void> => {
+    switch (message._tag) {
+      case "Request":
+        return onRequest(peer, message)
+      case "Interrupt": {
+        const entry = requests.get(message.id)
+        if (entry?.owner !== peer) return Effect.void
+        if (entry.state === "pending") {
+          settle(entry, "struck")
+          return tell(peer, { _tag: "State", id: entry.id, state: "struck" })
+        }
+        return Effect.sync(() => interrupt(entry))
+      }
+      case "Status":
+        return onStatus(peer, message.id, message.strike)
+      case "Ping":
+        return tell(peer, { _tag: "Pong" })
+      case "Inspect":
+        return tell(peer, {
+          _tag: "Inspected",
+          id: message.id,
+          connections,
+          inFlight: running,
+          handled,
+          serving: run !== undefined
+        })
+      case "Unrecognised":
+        return tell(peer, {
+          _tag: "Unsupported",
+          tag: message.tag,
+          ...(message.id === undefined ? undefined : { id: message.id })
+        })
+      default:
+        // What only a primary says; from a secondary it means nothing.
+        return Effect.void
+    }
+  }
+
+  const disconnect = (peer: Peer) =>
+    Effect.sync(() => {
+      peer.connected = false
+      for (const entry of peer.watching) entry.watchers.delete(peer)
+      peer.watching.clear()
+      for (const entry of [...peer.open]) {
+        if (entry.request.detached === true) continue
+        if (entry.state === "pending") settle(entry, "struck")
+        else interrupt(entry)
+      }
+    })
+
+  const greet = Effect.fnUntraced(function* (protocol: string, address: string, connection: Connection, next: Next) {
+    const refused = (
+      reason: "Incompatible" | "Forbidden" | "ShuttingDown" | "NotPrimary" | "Malformed",
+      detail: string
+    ) => Effect.as(Effect.ignore(connection.send(Message.encode({ _tag: "Refused", reason, detail }))), undefined)
+    const hello = yield* next
+    if (hello._tag !== "Hello") return yield* refused("Malformed", "a conversation begins with Hello")
+    if (closing === "ShuttingDown") return yield* refused(closing, "the primary is going away")
+    if (closing === "NotPrimary") return yield* refused(closing, "this process lost the lock")
+    if (hello.id !== options.id) return yield* refused("Forbidden", "this is another instance")
+    const wire = commonWire(Message.wire, hello.wire)
+    if (wire === undefined) {
+      return yield* refused("Incompatible", `the primary speaks wire ${Message.wire}, the secondary ${hello.wire}`)
+    }
+    const transcript: Message.Transcript = {
+      recordNonce: record.nonce,
+      clientNonce: hello.nonce,
+      serverNonce: randomBytes(16).toString("hex"),
+      clientWire: hello.wire,
+      serverWire: Message.wire,
+      address
+    }
+    yield* connection.send(
+      Message.encode({
+        _tag: "Welcome",
+        wire,
+        range: Message.wire,
+        nonce: transcript.serverNonce,
+        mac: Message.mac(record.key, "server", transcript),
+        pid: record.process.pid,
+        version: config.version,
+        epoch: record.epoch,
+        maxInFlight: config.maxInFlight,
+        maxFrameBytes: config.maxFrameBytes
+      })
+    )
+    const proof = yield* next
+    if (proof._tag !== "Proof" || !Message.isSameMac(proof.mac, Message.mac(record.key, "client", transcript))) {
+      return yield* refused("Forbidden", "the proof does not fit the key of this instance")
+    }
+    yield* connection.trust
+    const peer: Peer = {
+      connection,
+      protocol,
+      from: { pid: proof.pid, version: proof.version },
+      maxFrameBytes: Math.min(config.maxFrameBytes, proof.maxFrameBytes ?? config.maxFrameBytes),
+      open: new Set(),
+      watching: new Set(),
+      unsent: 0,
+      connected: true,
+      launch: noLaunch
+    }
+    return peer
+  })
+
+  // The connection ends with this effect; whatever breaks it is the other side's business, not ours.
+  const converse = Effect.fnUntraced(function* (protocol: string, address: string, connection: Connection) {
+    const { next, rest } = reader(connection)
+    // What came meanwhile is not looked at, and who sent it is told so.
+    const dismiss = Effect.suspend(() =>
+      closing === undefined
+        ? Effect.void
+        : Effect.timeoutOption(
+            Effect.interruptible(connection.send(Message.encode({ _tag: "Refused", reason: closing }))),
+            dismissMillis
+          )
+    ).pipe(Effect.ignore)
+    const peer = yield* Effect.timeoutTo(greet(protocol, address, connection, next), {
+      duration: config.helloTimeout,
+      onSuccess: (peer) => peer,
+      onTimeout: () => undefined
+    }).pipe(Effect.onInterrupt(() => dismiss))
+    if (peer === undefined) return
+    return yield* Effect.ensuring(
+      Effect.gen(function* () {
+        let frames: ReadonlyArray<Uint8Array> = rest()
+        while (true) {
+          for (const frame of frames) {
+            const decoded = Message.decode(frame)
+            if (Either.isLeft(decoded)) {
+              return yield* tell(peer, { _tag: "Refused", reason: "Malformed", detail: decoded.left })
+            }
+            yield* onMessage(peer, decoded.right)
+          }
+          frames = yield* connection.receive
+        }
+      }).pipe(Effect.onInterrupt(() => (peer.open.size + peer.unsent === 0 ? dismiss : Effect.void))),
+      disconnect(peer)
+    )
+  })
+
+  const acceptFrom = ({ listener, protocol }: ServerOptions["listeners"][number]) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Scope.make(), (own) =>
+        restore(Scope.extend(listener.accept, own)).pipe(
+          Effect.onError((cause) => Scope.close(own, Exit.failCause(cause))),
+          Effect.flatMap((connection) => {
+            connections++
+            return restore(converse(protocol, listener.address, connection)).pipe(
+              Effect.catchAllCause(() => Effect.void),
+              Effect.ensuring(Effect.sync(() => connections--)),
+              Effect.onExit((exit) => Scope.close(own, exit)),
+              Effect.forkIn(scope)
+            )
+          })
+        )
+      )
+    )
+
+  // Interruptible also within a finalizer, or the bounds on it would not be any.
+  const idle = Effect.interruptible(
+    Effect.async<void>((resume) => {
+      if (running === 0) return resume(Effect.void)
+      const done = () => {
+        idling.delete(done)
+        resume(Effect.void)
+      }
+      idling.add(done)
+      return Effect.sync(() => idling.delete(done))
+    })
+  )
+
+  const interrupting = Effect.sync(() => {
+    for (const entry of requests.values()) interrupt(entry)
+  })
+
+  // Who calls it again before it is through, after an interruption for example, waits as well.
+  const close = (reason: "ShuttingDown" | "NotPrimary") =>
+    Effect.suspend(() => {
+      if (closed) return Effect.void
+      if (closing !== "NotPrimary") closing = reason
+      const declined = [...pending]
+      for (const entry of declined) settle(entry, "struck")
+      const refusing = Effect.forEach(declined, (entry) => refuse(entry.owner, entry.id, reason), {
+        concurrency: "unbounded",
+        discard: true
+      })
+      const ending = Effect.zipRight(Effect.interruptible(refusing), idle)
+      const interrupted = (rest: Effect.Effect<void>) =>
+        Effect.zipRight(interrupting, Effect.timeoutOption(rest, interruptMillis))
+      const drained = Effect.zipRight(
+        Effect.timeoutOption(ending, config.drain),
+        Effect.suspend(() => (running === 0 ? Effect.void : interrupted(idle)))
+      )
+      return Effect.zipRight(
+        closing === "NotPrimary" ? interrupted(ending) : drained,
+        Effect.sync(() => {
+          closed = true
+        })
+      )
+    })
+  const shutdown = close("ShuttingDown")
+  const abdicate = close("NotPrimary")
+
+  for (const listener of options.listeners) {
+    yield* acceptFrom(listener).pipe(Effect.forever, Effect.ignore, Effect.interruptible, Effect.forkIn(scope))
+  }
+  yield* Effect.addFinalizer(() => shutdown)
+
+  const install = <R>(handler: Handler<R>): Effect.Effect<void, never, R> =>
+    Effect.flatMap(Effect.runtime<R>(), (runtime) => {
+      // Requests can be interrupted wherever `serve` was called.
+      const fork = Runtime.runFork(Runtime.enableRuntimeFlag(runtime, RuntimeFlags.Interruption))
+      run = (entry) =>
+        fork(
+          Effect.suspend(() =>
+            handler({
+              payload: entry.request.payload,
+              launch: incoming(entry),
+              trace: entry.request.trace,
+              answer: (given) => Effect.suspend(() => answer(entry, given))
+            })
+          )
+        )
+      // All start now, in order; who reads slowly holds up nobody.
+      return Effect.forEach(
+        [...pending],
+        (entry) => {
+          if (!isExpired(entry.request)) return Effect.forkIn(start(entry), scope)
+          settle(entry, "struck")
+          return Effect.forkIn(refuse(entry.owner, entry.id, "Expired"), scope)
+        },
+        { discard: true }
+      )
+    })
+
+  return { install, shutdown, abdicate }
+})
+
+type Next = Effect.Effect<Message.Message | Message.Unrecognised, unknown>
+
+// One message at a time for the hello; `rest` is what came with it.
+const reader = (connection: Connection) => {
+  let frames: Array<Uint8Array> = []
+  const next: Next = Effect.suspend(() => {
+    const frame = frames.shift()
+    if (frame !== undefined) return Message.decode(frame)
+    return Effect.flatMap(connection.receive, (more) => {
+      frames = [...more]
+      return next
+    })
+  })
+  return { next, rest: () => frames }
+}
+
+const encodeExit = (id: string, exit: ExitEncoded<unknown, unknown, unknown>): Uint8Array | undefined => {
+  try {
+    return Message.encode({ _tag: "Exit", id, exit })
+  } catch {
+    return undefined
+  }
+}
+
+// What a peer said that it cannot read would break the connection, and all else that it carries.
+const fitting = (peer: Peer, id: string, frame: Uint8Array): Uint8Array =>
+  frame.byteLength <= peer.maxFrameBytes
+    ? frame
+    : encodeExit(id, defect(`the reply has ${frame.byteLength} bytes, the limit is ${peer.maxFrameBytes}`))!
+
+const defect = (message: string): ExitEncoded<never, never, unknown> => ({
+  _tag: "Failure",
+  cause: { _tag: "Die", defect: { name: "Error", message } }
+})

@@ -1,0 +1,134 @@
+/**
+ * The seam between the conversation and what carries it. A protocol moves frames, not types: schemas, time limits,
+ * correlation, authentication and interruption live once, above it. It never decides who is primary.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import type { InstanceId } from "./InstanceId.js"
+import type { ProtocolError } from "./SingleInstanceError.js"
+
+/**
+ * One connection between a secondary and a primary. Frames arrive whole, once and in order.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Connection {
+  /**
+   * Sends one frame; waits while the transport's buffer is full. Fails with `TooLarge` before anything is sent, with
+   * `Disconnected` when the connection is gone.
+   */
+  readonly send: (frame: Uint8Array) => Effect.Effect<void, ProtocolError>
+
+  /**
+   * Sends one frame if the transport takes it at once; otherwise answers `false`, has sent nothing, and `send` will wait
+   * or tell what is wrong. A shortcut for the hot path: a protocol may leave it out.
+   */
+  readonly offer?: ((frame: Uint8Array) => boolean) | undefined
+
+  /**
+   * Takes all frames that are there, at least one; waits where there is none. Frames that arrived before the end are
+   * delivered before it fails. Fails with `Disconnected` when the peer closed, `TooLarge` or `Malformed` when it broke
+   * the framing (the connection is then closed).
+   */
+  readonly receive: Effect.Effect<ReadonlyArray<Uint8Array>, ProtocolError>
+
+  /**
+   * The peer has proven who it is: frames up to `maxFrameBytes` may come. Until then more than 64 KiB are refused, so
+   * that strangers cannot fill the memory.
+   */
+  readonly trust: Effect.Effect<void>
+}
+
+/**
+ * The largest frame that is accepted from a peer that has not yet proven who it is, in bytes.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const maxStrangerBytes = 65_536
+
+/**
+ * An endpoint that listens.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Listener {
+  /** The URI under which `connect` reaches it, as it goes into the record. */
+  readonly address: string
+
+  /**
+   * Waits for the next connection; it is closed with the scope. Connections wait here in a bounded queue.
+   */
+  readonly accept: Effect.Effect<Connection, ProtocolError, Scope.Scope>
+}
+
+/**
+ * Where an instance lives, as far as a protocol needs to know.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Place {
+  /** The instance. */
+  readonly id: InstanceId
+  /** Its verified directory, 0700 and ours; `null` where the lock has none (the memory lock). */
+  readonly directory: string | null
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface ListenOptions extends Place {
+  /** Makes names unique: files in the directory are called `<letter>.<nonce>`, so that they can be collected. */
+  readonly nonce: string
+  /** The largest frame, in bytes. */
+  readonly maxFrameBytes: number
+  /** How many connections may be open at once, those in the queue included; the surplus is closed. */
+  readonly maxConnections: number
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface ConnectOptions extends Place {
+  /** The largest frame, in bytes. */
+  readonly maxFrameBytes: number
+}
+
+/**
+ * A way for frames between two processes. One file in `protocol/` and its layer make a new one.
+ *
+ * @since 0.1.0
+ * @category context
+ */
+export class Protocol extends Context.Tag("effect-single-instance/Protocol")<
+  Protocol,
+  {
+    /** Its name in records, options and verdicts, such as `unix`. */
+    readonly name: string
+
+    /**
+     * Listens under a name of its own. Fails with `Unavailable` where the protocol cannot work here, `EndpointOccupied`
+     * where something that is not ours is in the way (it is not deleted). All is closed and removed with the scope, and
+     * nothing that another listener owns by then.
+     */
+    readonly listen: (options: ListenOptions) => Effect.Effect<Listener, ProtocolError, Scope.Scope>
+
+    /**
+     * Connects to an address that a record gave. Fails with `Unavailable` where the protocol cannot work here,
+     * `Unreachable` where nobody listens. The connection is closed with the scope: what was sent is flushed, an end is
+     * sent, the peer's end awaited for at most a second.
+     */
+    readonly connect: (
+      address: string,
+      options: ConnectOptions
+    ) => Effect.Effect<Connection, ProtocolError, Scope.Scope>
+  }
+>() {}

@@ -1,0 +1,562 @@
+/**
+ * The secondary's side of the conversation: finds an endpoint that serves, proves itself, sends requests and learns what
+ * became of them.
+ *
+ * @since 0.1.0
+ */
+import { randomBytes } from "node:crypto"
+import * as Cause from "effect/Cause"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as FiberId from "effect/FiberId"
+import * as Option from "effect/Option"
+import * as Runtime from "effect/Runtime"
+import * as RuntimeFlags from "effect/RuntimeFlags"
+import type { ExitEncoded } from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import { commonWire, type Endpoint } from "./Endpoint.js"
+import type { InstanceId } from "./InstanceId.js"
+import type { InstanceRecord } from "./InstanceRecord.js"
+import { firstOf } from "./internal/fallback.js"
+import * as Message from "./Message.js"
+import type { Connection, Protocol } from "./Protocol.js"
+import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
+import { type Attempt, type Outcome, ProtocolError, TimeoutError } from "./SingleInstanceError.js"
+
+/**
+ * A primary to talk to, and all that is needed for it.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Target {
+  readonly id: InstanceId
+  readonly record: InstanceRecord
+  readonly directory: string | null
+  readonly protocols: ReadonlyArray<Protocol["Type"]>
+  readonly config: SingleInstanceConfig["Type"]
+  /** Our own pid, for the other side. */
+  readonly pid: number
+  /** How long this launch still waits for acceptance. */
+  readonly patience: Duration.Duration
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Request {
+  /** The same over every protocol. */
+  readonly id: string
+  readonly payload: unknown
+  /** Sent only where it is not that of the session's request before. */
+  readonly launch: Message.Request["launch"]
+  readonly trace: Message.Request["trace"]
+  /** The handler goes on where the sender is interrupted or the connection is lost. */
+  readonly detached: boolean
+  /** Called in order; the primary waits while it runs. */
+  readonly onOutput: ((stream: "stdout" | "stderr", chunk: Uint8Array) => Effect.Effect<void>) | undefined
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type Reply = ExitEncoded<unknown, unknown, unknown>
+
+/**
+ * A conversation with a primary, after both sides have proven themselves.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Session {
+  readonly protocol: string
+  readonly address: string
+  readonly primary: { readonly pid: number; readonly version: string | null; readonly epoch: number }
+  /** Sends a request and waits for the exit of its handler; interruption travels. Errors tell the outcome. */
+  readonly request: (request: Request) => Effect.Effect<Reply, TimeoutError | ProtocolError>
+  /** Asks what became of a request and, where it runs, waits for its exit. One that has not started is struck off. */
+  readonly resolve: (id: string) => Effect.Effect<Reply, TimeoutError | ProtocolError>
+  /** How busy the primary is. */
+  readonly inspect: Effect.Effect<typeof Message.Inspected.Type, TimeoutError | ProtocolError>
+  /** Completes when the conversation is over. */
+  readonly closed: Effect.Effect<void>
+}
+
+type Question = Extract<Message.Message, { readonly _tag: "Request" | "Status" | "Inspect" }>
+
+// A request, a status question or an inspection that waits for its answer.
+interface Call {
+  readonly id: string
+  readonly tag: Question["_tag"]
+  readonly since: number
+  readonly detached: boolean
+  readonly onOutput: Request["onOutput"]
+  accepted: boolean
+  asked: boolean
+  // While the transport has not taken it.
+  sending: Fiber.RuntimeFiber<void, ProtocolError> | undefined
+  result: Effect.Effect<any, TimeoutError | ProtocolError> | undefined
+  resume: ((result: Effect.Effect<any, TimeoutError | ProtocolError>) => void) | undefined
+}
+
+const interruptMillis = 1_000
+
+/**
+ * The first endpoint of the record that serves, in the record's order. The next one is tried only where one is not there
+ * or does not answer; a refusal by the primary is final. A failed attempt leaves nothing open.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const connect = (target: Target): Effect.Effect<Session, TimeoutError | ProtocolError, Scope.Scope> => {
+  const pid = target.record.process.pid
+  const { endpoints } = target.record
+  return firstOf(
+    endpoints.map((endpoint) => attempt(target, endpoint)),
+    {
+      isFinal: (error) => error._tag === "ProtocolError" && !fallbackReasons.has(error.reason),
+      onNone: (errors) => {
+        const attempts = errors.map((error, index): Attempt => {
+          const { address, protocol } = endpoints[index]!
+          const detail = error._tag === "ProtocolError" ? error.detail : `no answer within ${error.millis} ms`
+          return { protocol, address, reason: error.reason, detail }
+        })
+        // A primary that is there and keeps silent is what the caller should know of first.
+        const silent = errors.find((error) => error._tag === "TimeoutError")
+        if (silent !== undefined) return new TimeoutError({ ...silent, attempts })
+        return new ProtocolError({
+          reason: "AllFailed",
+          protocol: target.protocols.map((protocol) => protocol.name).join(", ") || "none",
+          detail: attempts.length === 0 ? "the primary has no endpoint" : "no endpoint of the primary serves",
+          outcome: "NotDelivered",
+          pid,
+          attempts
+        })
+      }
+    }
+  )
+}
+
+// Not there, or not for us. What the primary itself refuses is final.
+const fallbackReasons: ReadonlySet<ProtocolError["reason"]> = new Set([
+  "Unavailable",
+  "Unreachable",
+  "EndpointOccupied",
+  "Disconnected"
+])
+
+const attempt = Effect.fnUntraced(function* (
+  target: Target,
+  endpoint: Endpoint
+): Effect.fn.Return<Session, TimeoutError | ProtocolError, Scope.Scope> {
+  const { config, id, record } = target
+  const pid = record.process.pid
+  const failed = (reason: ProtocolError["reason"], detail: string) =>
+    new ProtocolError({ reason, protocol: endpoint.protocol, detail, outcome: "NotDelivered", pid })
+  const protocol = target.protocols.find((candidate) => candidate.name === endpoint.protocol)
+  if (protocol === undefined) return yield* failed("Unavailable", "this launch was not given the protocol")
+  const within = <A, E, R>(phase: "connect" | "hello", effect: Effect.Effect<A, E, R>) =>
+    // Interruptible also where the caller is not, or the bound would not be any.
+    Effect.timeoutFail(Effect.interruptible(effect), {
+      duration: config.helloTimeout,
+      onTimeout: () =>
+        new TimeoutError({ phase, id, millis: Duration.toMillis(config.helloTimeout), pid, outcome: "NotDelivered" })
+    })
+  const { directory } = target
+  const { maxFrameBytes } = config
+  const connection = yield* within("connect", protocol.connect(endpoint.address, { id, directory, maxFrameBytes }))
+  const greeting = Effect.gen(function* () {
+    const clientNonce = randomBytes(16).toString("hex")
+    yield* connection.send(Message.encode({ _tag: "Hello", wire: Message.wire, id, nonce: clientNonce }))
+    const [welcome, behind] = Either.getOrElse(
+      Either.all((yield* connection.receive).slice(0, 2).map(Message.decode)),
+      (detail) => [{ _tag: "Garbage", detail } as const]
+    )
+    if (welcome === undefined || welcome._tag === "Garbage") {
+      return yield* failed("Malformed", welcome?.detail ?? "an empty greeting")
+    }
+    // A primary that goes away just now may say so right behind its Welcome.
+    const refused = welcome._tag === "Refused" ? welcome : behind?._tag === "Refused" ? behind : undefined
+    if (refused !== undefined) return yield* failed(refusals[refused.reason], refused.detail ?? refused.reason)
+    if (welcome._tag !== "Welcome" || behind !== undefined) {
+      return yield* failed("Malformed", `${(behind ?? welcome)._tag} is no greeting`)
+    }
+    if (commonWire(Message.wire, [welcome.wire, welcome.wire]) === undefined) {
+      return yield* failed("Incompatible", `the primary chose wire ${welcome.wire}, we speak ${Message.wire}`)
+    }
+    const transcript: Message.Transcript = {
+      recordNonce: record.nonce,
+      clientNonce,
+      serverNonce: welcome.nonce,
+      clientWire: Message.wire,
+      serverWire: welcome.range,
+      address: endpoint.address
+    }
+    if (!Message.isSameMac(welcome.mac, Message.mac(record.key, "server", transcript))) {
+      return yield* failed("Forbidden", "whoever listens there is not the process of the record")
+    }
+    yield* connection.trust
+    const mac = Message.mac(record.key, "client", transcript)
+    yield* connection.send(
+      Message.encode({ _tag: "Proof", mac, pid: target.pid, version: config.version, maxFrameBytes })
+    )
+    return welcome
+  })
+  const welcome = yield* within("hello", greeting).pipe(
+    // A surplus connection is closed before the greeting, and so is one of a primary that just dies.
+    Effect.mapError((error) =>
+      error._tag === "ProtocolError" ? new ProtocolError({ ...error, outcome: "NotDelivered", pid }) : error
+    )
+  )
+  return yield* converse(target, endpoint, connection, welcome)
+})
+
+const refusals = {
+  Incompatible: "Incompatible",
+  Forbidden: "Forbidden",
+  ShuttingDown: "ShuttingDown",
+  Busy: "Busy",
+  NotPrimary: "NotPrimary",
+  Malformed: "Malformed",
+  Expired: "Expired"
+} as const
+
+const converse = Effect.fnUntraced(function* (
+  target: Target,
+  endpoint: Endpoint,
+  connection: Connection,
+  welcome: typeof Message.Welcome.Type
+): Effect.fn.Return<Session, never, Scope.Scope> {
+  const { config, id } = target
+  const clock = yield* Effect.clock
+  const silentMillis = Duration.toMillis(config.timeout)
+  const millis = Duration.toMillis(target.patience)
+  const maxFrameBytes = Math.min(config.maxFrameBytes, welcome.maxFrameBytes)
+  const fork = Runtime.runFork(Runtime.enableRuntimeFlag(yield* Effect.runtime<never>(), RuntimeFlags.Interruption))
+  const calls = new Map<string, Call>()
+  const waiting = new Set<() => void>()
+  const closing = new Set<() => void>()
+  // Time in which we ran: neither a jump of the clock nor our own standing still is the primary's silence.
+  const tickMillis = Math.max(10, Math.min(1_000, millis / 16))
+  let age = 0
+  let ticked = clock.unsafeCurrentTimeMillis()
+  const now = () => age + Math.min(Math.max(0, clock.unsafeCurrentTimeMillis() - ticked), 2 * tickMillis)
+  let heard = 0
+  let consuming = false
+  let pinging: Fiber.RuntimeFiber<void> | undefined
+  // The launch that the primary has from the request before; `undefined` where that is not certain.
+  let told: Message.Request["launch"]
+  let unsent = 0
+  let over: ProtocolError | undefined
+
+  const failed = (reason: ProtocolError["reason"], detail: string, outcome: Outcome, cause?: unknown) =>
+    new ProtocolError({ reason, protocol: endpoint.protocol, detail, outcome, pid: welcome.pid, cause })
+  const timedOut = (phase: TimeoutError["phase"], call: Call, outcome: Outcome, limit = millis) =>
+    new TimeoutError({ phase, id, millis: limit, pid: welcome.pid, outcome, messageId: call.id })
+
+  const next = () => {
+    for (const wake of waiting) {
+      waiting.delete(wake)
+      return wake()
+    }
+  }
+
+  const finish = (call: Call, result: NonNullable<Call["result"]>) => {
+    if (call.result !== undefined) return
+    call.result = result
+    calls.delete(call.id)
+    call.sending?.unsafeInterruptAsFork(FiberId.none)
+    call.resume?.(result)
+    next()
+  }
+
+  const onMessage = (message: Message.Message | Message.Unrecognised): Effect.Effect<void> | undefined => {
+    const call = "id" in message && message.id !== undefined ? calls.get(message.id) : undefined
+    if (call === undefined) return undefined
+    switch (message._tag) {
+      case "Exit":
+        finish(call, Effect.succeed(message.exit as Reply))
+        return undefined
+      case "Accepted":
+        call.accepted = true
+        return undefined
+      case "Output":
+        call.accepted = true
+        return call.onOutput && consume(call, call.onOutput(message.stream, Buffer.from(message.chunk, "base64")))
+      case "Refused":
+        finish(
+          call,
+          failed(refusals[message.reason], message.detail ?? "the primary declined the message", "NotDelivered")
+        )
+        return undefined
+      case "State":
+        onState(call, message)
+        return undefined
+      case "Inspected":
+        finish(call, Effect.succeed(message))
+        return undefined
+      case "Unsupported":
+        // What was said about the call later, such as an interruption, may be unknown as well.
+        if (message.tag === call.tag) {
+          const outcome = call.tag === "Status" ? "Unknown" : "NotDelivered"
+          finish(call, failed("Unsupported", `the primary does not know ${message.tag}`, outcome))
+        }
+        return undefined
+      default:
+        return undefined
+    }
+  }
+
+  // A defect of the caller's own ends the caller's request, not the conversation.
+  const consume = (call: Call, output: Effect.Effect<void>) =>
+    Effect.catchAllCause(output, (cause) => {
+      finish(call, Effect.failCause(cause))
+      return say({ _tag: "Interrupt", id: call.id })
+    })
+
+  const onState = (call: Call, message: Message.State) => {
+    switch (message.state) {
+      case "unknown":
+        return call.tag === "Status"
+          ? finish(call, failed("Disconnected", "the primary does not remember it", "Unknown"))
+          : undefined
+      case "struck":
+        return finish(
+          call,
+          call.tag === "Request" && call.asked
+            ? timedOut("accept", call, "NotDelivered")
+            : failed("Disconnected", "the primary never started it, and will not", "NotDelivered")
+        )
+      case "running":
+        call.accepted = true
+        return
+      case "done":
+        return finish(
+          call,
+          message.exit === undefined
+            ? failed("Disconnected", "its handler ended, but the primary keeps its exit no more", "Unknown")
+            : Effect.succeed(message.exit as Reply)
+        )
+    }
+  }
+
+  const end = (error: ProtocolError) => {
+    // A transport does not know whom it lost.
+    over = new ProtocolError({ ...error, pid: welcome.pid })
+    for (const call of [...calls.values()]) {
+      const outcome =
+        call.tag === "Inspect" ? "NotDelivered" : call.tag === "Status" || call.accepted ? "Unknown" : error.outcome
+      finish(call, new ProtocolError({ ...over, outcome }))
+    }
+    for (const resume of waiting) resume()
+    waiting.clear()
+    for (const resume of closing) resume()
+  }
+
+  const receiving = Effect.gen(function* () {
+    while (true) {
+      for (const frame of yield* connection.receive) {
+        const decoded = Message.decode(frame)
+        if (Either.isLeft(decoded)) return yield* failed("Malformed", decoded.left, "Unknown")
+        const message = decoded.right
+        heard = now()
+        if (message._tag === "Refused" && message.id === undefined) {
+          // The connection as a whole: what is not accepted was not looked at, unless the primary stumbled over it.
+          const outcome = message.reason === "Malformed" ? "Unknown" : "NotDelivered"
+          return yield* failed(refusals[message.reason], message.detail ?? message.reason, outcome)
+        }
+        const output = onMessage(message)
+        if (output !== undefined) {
+          consuming = true
+          yield* output
+          consuming = false
+          heard = now()
+        }
+      }
+    }
+  }).pipe(Effect.catchAll((error) => Effect.sync(() => end(error))))
+
+  const say = (message: Message.Message) => Effect.ignore(connection.send(Message.encode(message)))
+
+  // One timer for all that waits: asks silent primaries for a sign of life and puts a bound to waiting for acceptance.
+  // What it says is not waited for: a primary that stands still takes nothing more.
+  const strikeMillis = millis - Math.min(1_000, millis / 4)
+  const tick = Effect.sync(() => {
+    const time = now()
+    age = time
+    ticked = clock.unsafeCurrentTimeMillis()
+    // It is not the primary that keeps silent while our own caller takes its time.
+    if (consuming || calls.size === 0) return
+    if (time - heard >= silentMillis / 4 && (pinging === undefined || pinging.unsafePoll() !== null)) {
+      pinging = fork(say({ _tag: "Ping" }))
+    }
+    for (const call of [...calls.values()]) {
+      if (call.accepted) {
+        if (time - heard >= silentMillis) finish(call, timedOut("reply", call, "Unknown", silentMillis))
+      } else if (time - call.since >= millis) {
+        finish(call, timedOut(call.tag === "Inspect" ? "reply" : "accept", call, "Unknown"))
+      } else if (time - call.since >= strikeMillis && call.tag === "Request" && !call.asked) {
+        call.asked = true
+        fork(say({ _tag: "Status", id: call.id, strike: true }))
+      }
+    }
+  })
+
+  yield* Effect.forkScoped(Effect.interruptible(receiving))
+  yield* Effect.sleep(tickMillis).pipe(Effect.zipRight(tick), Effect.forever, Effect.interruptible, Effect.forkScoped)
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      if (over === undefined) end(failed("Disconnected", "the conversation is over", "Unknown"))
+    })
+  )
+
+  const outcome = (call: Call): Effect.Effect<any, TimeoutError | ProtocolError> =>
+    Effect.async((resume) => {
+      if (call.result !== undefined) return resume(call.result)
+      call.resume = resume
+    })
+
+  const interrupt = (call: Call) =>
+    Effect.suspend(() => {
+      if (call.result !== undefined || over !== undefined) return Effect.void
+      const leave = Effect.sync(() => finish(call, Effect.interrupt))
+      if (call.tag !== "Request" || call.detached) return leave
+      return say({ _tag: "Interrupt", id: call.id }).pipe(
+        Effect.zipRight(Effect.ignore(outcome(call))),
+        // This is a finalizer: what waits in it must be interruptible to have a bound.
+        Effect.interruptible,
+        Effect.timeoutOption(interruptMillis),
+        Effect.zipRight(leave)
+      )
+    })
+
+  const room = Effect.async<void>((resume) => {
+    const wake = () => resume(Effect.void)
+    waiting.add(wake)
+    return Effect.sync(() => {
+      // Who is interrupted after it was woken wakes the next one.
+      if (!waiting.delete(wake)) next()
+    })
+  })
+
+  // In a fiber of its own: a primary that stands still may never take it.
+  const sendLater = (call: Call, frame: Uint8Array) => {
+    unsent++
+    const onSent = (exit: Exit.Exit<void, ProtocolError>) => {
+      unsent--
+      call.sending = undefined
+      if (Exit.isSuccess(exit)) return
+      told = undefined
+      const error = Option.getOrElse(Cause.failureOption(exit.cause), () =>
+        failed("Disconnected", "it was not sent whole", "Unknown")
+      )
+      finish(call, new ProtocolError({ ...error, outcome: "Unknown", pid: welcome.pid }))
+    }
+    const sending = fork(connection.send(frame))
+    const sent = sending.unsafePoll()
+    if (sent !== null) return onSent(sent)
+    call.sending = sending
+    sending.addObserver(onSent)
+  }
+
+  // `question` makes the message when it is sent, and without the launch where the primary has it.
+  const begin = (
+    question: (launch: Message.Request["launch"]) => Question,
+    given?: Pick<Request, "launch" | "onOutput">
+  ): Effect.Effect<any, TimeoutError | ProtocolError> =>
+    Effect.suspend(() => {
+      const launch = given?.launch
+      const message = question(launch === told && unsent === 0 ? undefined : launch)
+      const undelivered = message._tag === "Status" ? "Unknown" : "NotDelivered"
+      if (over !== undefined) return new ProtocolError({ ...over, outcome: undelivered })
+      if (calls.size >= welcome.maxInFlight) return Effect.zipRight(room, begin(question, given))
+      if (calls.has(message.id)) return failed("Malformed", "a message with this id is under way", undelivered)
+      let frame: Uint8Array
+      try {
+        frame = Message.encode(message)
+      } catch (cause) {
+        return failed("Malformed", "the message cannot be written as JSON", undelivered, cause)
+      }
+      if (frame.byteLength > maxFrameBytes) {
+        const detail = `the message has ${frame.byteLength} bytes, the limit is ${maxFrameBytes}`
+        return failed("TooLarge", detail, undelivered)
+      }
+      const call: Call = {
+        id: message.id,
+        tag: message._tag,
+        since: now(),
+        detached: message._tag === "Request" && message.detached === true,
+        onOutput: given?.onOutput,
+        accepted: false,
+        asked: false,
+        sending: undefined,
+        result: undefined,
+        resume: undefined
+      }
+      calls.set(call.id, call)
+      if (message._tag === "Request") told = unsent === 0 ? launch : undefined
+      // From here on the primary may have it.
+      if (connection.offer?.(frame) !== true) sendLater(call, frame)
+      return Effect.onInterrupt(outcome(call), () => interrupt(call))
+    })
+
+  return {
+    protocol: endpoint.protocol,
+    address: endpoint.address,
+    primary: { pid: welcome.pid, version: welcome.version, epoch: welcome.epoch },
+    request: (request) =>
+      begin(
+        (launch) => ({
+          _tag: "Request",
+          id: request.id,
+          payload: request.payload,
+          // JSON has no infinity.
+          ...(Number.isFinite(millis) ? { deadline: clock.unsafeCurrentTimeMillis() + millis } : undefined),
+          ...(launch === undefined ? undefined : { launch }),
+          ...(request.trace === undefined ? undefined : { trace: request.trace }),
+          ...(request.detached ? { detached: true } : undefined)
+        }),
+        request
+      ),
+    resolve: (id) => begin(() => ({ _tag: "Status", id, strike: true })),
+    inspect: Effect.suspend(() => {
+      const id = randomBytes(8).toString("hex")
+      return begin(() => ({ _tag: "Inspect", id }))
+    }),
+    closed: Effect.async((resume) => {
+      if (over !== undefined) return resume(Effect.void)
+      const done = () => resume(Effect.void)
+      closing.add(done)
+      return Effect.sync(() => closing.delete(done))
+    })
+  }
+})
+
+/**
+ * Sends one request over a session. Where the connection is lost underway, the same primary is asked by id what became of
+ * the request; only where it cannot say is the outcome `Unknown`.
+ *
+ * @since 0.1.0
+ * @category operations
+ */
+export const deliver = (
+  target: Target,
+  session: Session,
+  request: Request
+): Effect.Effect<Reply, TimeoutError | ProtocolError> =>
+  Effect.catchIf(
+    session.request(request),
+    (error) => error._tag === "ProtocolError" && error.outcome === "Unknown",
+    (lost) =>
+      connect(target).pipe(
+        Effect.mapError(() => lost),
+        Effect.flatMap((again) => again.resolve(request.id)),
+        Effect.mapError((error) => (error.outcome === "Unknown" ? lost : error)),
+        Effect.scoped
+      )
+  )

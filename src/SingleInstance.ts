@@ -1,0 +1,450 @@
+/**
+ * One process of an application is the primary; every later launch hands it a typed message, gets a typed answer and
+ * learns what became of it.
+ *
+ * @since 0.1.0
+ */
+import type * as CommandExecutor from "@effect/platform/CommandExecutor"
+import type * as FileSystem from "@effect/platform/FileSystem"
+import * as PlatformRuntime from "@effect/platform/Runtime"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import * as Scope from "effect/Scope"
+import * as Election from "./Election.js"
+import * as Instance from "./Instance.js"
+import { InstanceId } from "./InstanceId.js"
+import { type InstanceLock, ownerOf, type Took } from "./InstanceLock.js"
+import type { InstanceRecord } from "./InstanceRecord.js"
+import { keepIf } from "./internal/childScope.js"
+import type { Contract } from "./internal/contract.js"
+import * as platform from "./internal/platform.js"
+import type { Proof } from "./Liveness.js"
+import * as FileLock from "./lock/FileLock.js"
+import * as NodeLockFiles from "./lock/NodeLockFiles.js"
+import type { Launch } from "./Message.js"
+import type { PidVerifier } from "./PidVerifier.js"
+import { Protocol } from "./Protocol.js"
+import * as SingleInstanceConfig from "./SingleInstanceConfig.js"
+import { LockError, type Owner, type ProtocolError, type SingleInstanceError } from "./SingleInstanceError.js"
+
+/**
+ * What a launch that is a request may leave out.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type RequestOption<Request> = [Launch] extends [Request]
+  ? { readonly request?: Request | undefined }
+  : { readonly request: Request }
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type AnyProtocol = Layer.Layer<Protocol, ProtocolError, any>
+
+/**
+ * What layers of an instance need from the platform; `NodeContext.layer` has it.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Platform = FileSystem.FileSystem | CommandExecutor.CommandExecutor
+
+/**
+ * What is tried behind `protocol`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Fallback = ReadonlyArray<AnyProtocol> | "none"
+
+/**
+ * Which protocols carry the messages. `protocol` comes first, then `fallback` in its order; what is left out is the
+ * platform's default chain. `"none"` switches fallback off.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ProtocolOptions<P extends AnyProtocol, F extends Fallback> {
+  readonly protocol?: P | undefined
+  readonly fallback?: F | undefined
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type ProtocolContext<P extends AnyProtocol, F extends Fallback> =
+  | ContextOf<P>
+  | ContextOf<Exclude<F, "none">[number]>
+
+// Distributes, so that it is `never` for an empty list; `Layer.Layer.Context<never>` would be `any`.
+type ContextOf<L> = L extends Layer.Layer<infer _ROut, infer _E, infer RIn> ? RIn : never
+
+type NoContext = Layer.Layer<Protocol, ProtocolError>
+
+/**
+ * The class behind a contract: a tag for its service, and what one does with it.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface TagClass<Self, Id extends string, Request, Reply, Failure>
+  extends Context.TagClass<Self, Id, Instance.Instance<Request, Reply, Failure>> {
+  /**
+   * The whole loop: elect; the primary runs `primary`, with its request served like any other's left to it; a later
+   * launch sends, and goes on with `secondary` (left out: returns the `Delivered`). The primary's scope closes with its
+   * effect: accepted requests drain, then what it acquired is released, then the lock.
+   * Where leadership is lost, the effect is interrupted and the error is `Lost`.
+   */
+  readonly enforce: <A, E, R, B = Instance.Delivered<Reply>, E2 = never, R2 = never>(
+    options: RequestOption<Request> &
+      Instance.SendOptions & {
+        readonly primary: (primary: Instance.Primary<Request, Reply, Failure>) => Effect.Effect<A, E, R>
+        readonly secondary?: ((delivered: Instance.Delivered<Reply>) => Effect.Effect<B, E2, R2>) | undefined
+      }
+  ) => Effect.Effect<A | B, E | E2 | SingleInstanceError | Failure, Self | Exclude<R | R2, Scope.Scope>>
+
+  /** As `enforce`, but never hands over: waits for its turn to be the primary. */
+  readonly standby: <A, E, R>(
+    options: RequestOption<Request> & {
+      readonly launch?: Instance.LaunchOptions | undefined
+      readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined
+      readonly primary: (primary: Instance.Primary<Request, Reply, Failure>) => Effect.Effect<A, E, R>
+    }
+  ) => Effect.Effect<A, E | LockError | ProtocolError, Self | Exclude<R, Scope.Scope>>
+
+  /** The service with all it is made of: the platform's lock, process verification and protocols. */
+  readonly layer: <P extends AnyProtocol = NoContext, const F extends Fallback = []>(
+    ...options: Id extends typeof launchId
+      ? [options: LayerOptions<P, F> & { readonly id: string }]
+      : [options?: LayerOptions<P, F>]
+  ) => Layer.Layer<Self, never, Platform | ProtocolContext<P, F>>
+
+  /** The same, with lock, verification and options left to you. */
+  readonly layerWithoutDependencies: <P extends AnyProtocol = NoContext, const F extends Fallback = []>(
+    ...options: Id extends typeof launchId
+      ? [options: ProtocolOptions<P, F> & { readonly id: string }]
+      : [options?: ProtocolOptions<P, F> & { readonly id?: string | undefined }]
+  ) => Layer.Layer<
+    Self,
+    never,
+    InstanceLock | PidVerifier | SingleInstanceConfig.SingleInstanceConfig | ProtocolContext<P, F>
+  >
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface LayerOptions<P extends AnyProtocol, F extends Fallback>
+  extends ProtocolOptions<P, F>,
+    SingleInstanceConfig.ConfigOptions {
+  /** Another id than the tag's. */
+  readonly id?: string | undefined
+}
+
+/**
+ * Makes a class that names an application's instance and what its launches say to each other. `request` left out: the
+ * launch itself is the request (argv, cwd, the chosen environment, data). `reply` left out: nothing is answered. `failure`
+ * left out: handlers do not fail.
+ *
+ * @since 0.1.0
+ * @category constructors
+ * @example
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { SingleInstance } from "effect-single-instance"
+ *
+ * class Editor extends SingleInstance.Tag<Editor>()("com.example.editor", {
+ *   request: Schema.Struct({ open: Schema.Array(Schema.String) }),
+ *   reply: Schema.Struct({ windows: Schema.Int })
+ * }) {}
+ *
+ * export const program = Editor.enforce({
+ *   request: { open: process.argv.slice(2) },
+ *   primary: (primary) => primary.serve(({ open }) => Effect.succeed({ windows: open.length }))
+ * })
+ * ```
+ */
+export const Tag =
+  <Self>() =>
+  <const Id extends string, Request = Launch, Reply = void, Failure = never>(
+    id: Id,
+    contract: Contract<Request, Reply, Failure> = {}
+  ): TagClass<Self, Id, Request, Reply, Failure> => {
+    const tag = Context.Tag(id)<Self, Instance.Instance<Request, Reply, Failure>>()
+
+    const layerWithoutDependencies = (
+      options: ProtocolOptions<AnyProtocol, Fallback> & { readonly id?: string | undefined } = {}
+    ) =>
+      Layer.scoped(
+        tag as any,
+        Effect.gen(function* () {
+          const chain = yield* protocolsOf(options)
+          return yield* Instance.make({ id: InstanceId.make(options.id ?? id), contract, ...chain })
+        })
+      )
+
+    const lead = <A, E, R>(
+      primary: Instance.Primary<Request, Reply, Failure>,
+      use: (primary: Instance.Primary<Request, Reply, Failure>) => Effect.Effect<A, E, R>
+    ) =>
+      // What the user acquires outlives the requests that use it.
+      Effect.acquireUseRelease(
+        Scope.make(),
+        (scope) =>
+          // The race itself cannot be interrupted, only what races: it would not wait for it otherwise.
+          Effect.uninterruptibleMask((restore) =>
+            Effect.raceFirst(
+              restore(
+                Scope.extend(
+                  Effect.suspend(() => use(primary)),
+                  scope
+                )
+              ),
+              restore(primary.lost)
+            )
+          ),
+        (scope, exit) => Effect.zipRight(primary.shutdown, Scope.close(scope, exit))
+      )
+
+    return Object.assign(tag, {
+      enforce: ({ primary, request, secondary, ...send }: any) =>
+        Effect.flatMap(tag as any, (instance: Instance.Instance<Request, Reply, Failure>) =>
+          Effect.scoped(
+            Effect.flatMap(
+              instance.elect(request, send),
+              (verdict): Effect.Effect<any, any, any> =>
+                verdict._tag === "Primary"
+                  ? lead(verdict, primary)
+                  : secondary === undefined
+                    ? Effect.succeed(verdict)
+                    : secondary(verdict)
+            )
+          )
+        ),
+      standby: ({ launch, onFollow, primary, request }: any) =>
+        Effect.flatMap(tag as any, (instance: Instance.Instance<Request, Reply, Failure>) =>
+          Effect.scoped(
+            Effect.flatMap(instance.standby({ request, launch, onFollow }), (verdict) => lead(verdict, primary))
+          )
+        ),
+      layer: (options: LayerOptions<AnyProtocol, Fallback> = {}) =>
+        layerWithoutDependencies(options).pipe(Layer.provide(layerLock), Layer.provide(base(options))),
+      layerWithoutDependencies
+    }) as any
+  }
+
+/**
+ * The id of the default tag, which every layer of it overrides.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const launchId = "effect-single-instance/SingleInstance"
+
+/**
+ * @since 0.1.0
+ * @category constants
+ */
+export type launchId = typeof launchId
+
+/**
+ * For an application without a contract of its own: the request is the launch itself, the reply an exit code. Its layer
+ * requires an `id`, so that two applications never meet by accident.
+ *
+ * @since 0.1.0
+ * @category context
+ */
+export class SingleInstance extends Tag<SingleInstance>()(launchId, { reply: Schema.Int }) {}
+
+// The given protocols and, behind them, those of the platform's chain that were not given.
+const protocolsOf = Effect.fnUntraced(function* (options: ProtocolOptions<AnyProtocol, Fallback>) {
+  const given = [
+    ...(options.protocol === undefined ? [] : [options.protocol]),
+    ...(options.fallback === undefined || options.fallback === "none" ? [] : options.fallback)
+  ]
+  const built = yield* Effect.forEach(given, (layer) => Effect.either(keepIf(Layer.build(layer), () => true)))
+  const protocols = built.filter(Either.isRight).map(({ right }) => Context.get(right, Protocol))
+  const unavailable = built.filter(Either.isLeft).map(({ left }) => left)
+  const defaults = platform.protocols().filter(({ name }) => protocols.every((protocol) => protocol.name !== name))
+  const complete =
+    options.protocol === undefined
+      ? [...(options.fallback === "none" ? defaults.slice(0, 1) : defaults)]
+      : options.fallback === undefined
+        ? defaults
+        : []
+  return {
+    protocols: options.protocol === undefined ? [...complete, ...protocols] : [...protocols, ...complete],
+    unavailable
+  }
+})
+
+const base = (options: SingleInstanceConfig.ConfigOptions) =>
+  Layer.merge(platform.layerPidVerifier, SingleInstanceConfig.layer(options))
+
+/**
+ * The lock in the file system, as the layers use it.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerLock: Layer.Layer<InstanceLock, never, SingleInstanceConfig.SingleInstanceConfig | PidVerifier> =
+  FileLock.layer.pipe(Layer.provide(NodeLockFiles.layer))
+
+/**
+ * The platform's verifier of processes, as the layers use it.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerPidVerifier: Layer.Layer<PidVerifier, never, Platform> = platform.layerPidVerifier
+
+/**
+ * That this process is the only one, and its fencing token.
+ *
+ * @since 0.1.0
+ * @category context
+ */
+export class Leadership extends Context.Tag("effect-single-instance/Leadership")<
+  Leadership,
+  {
+    readonly id: InstanceId
+    readonly pid: number
+    /** Greater than that of every earlier leader. Give it to what you write to. */
+    readonly epoch: number
+    /** How the lock was come by. */
+    readonly took: Took
+    /** What proved the predecessor's death, where it died. */
+    readonly proof: Proof | undefined
+    /** Never succeeds; fails with reason `Lost` when leadership ended on evidence. */
+    readonly lost: Effect.Effect<never, LockError>
+  }
+>() {}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface LeadershipOptions extends SingleInstanceConfig.ConfigOptions {
+  readonly id: string
+  /**
+   * What to do when leadership is lost on evidence. By default the root fiber that built the layer is interrupted, and
+   * with it all that it runs; where that fiber has ended (a `ManagedRuntime`), give this.
+   */
+  readonly onLost?: ((error: LockError) => Effect.Effect<void>) | undefined
+}
+
+/**
+ * For a backend that only has to be alone: builds only in the one primary, and otherwise fails with reason
+ * `AlreadyRunning` and who runs. It takes no messages. The lock is released with the layer's scope.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerPrimary = (options: LeadershipOptions): Layer.Layer<Leadership, LockError, Platform> =>
+  leadership(options, (contest) =>
+    Effect.flatMap(Election.contend(contest), (verdict) =>
+      verdict._tag === "Leading"
+        ? Effect.succeed(verdict)
+        : new LockError({
+            reason: "AlreadyRunning",
+            id: contest.id,
+            detail: `process ${verdict.record.process.pid} is the primary: ${verdict.evidence}`,
+            owner: ownerOf(verdict.record)
+          })
+    )
+  )
+
+/**
+ * As `layerPrimary`, but waits for its turn. `onFollow` is told of each primary that it waits behind.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerStandby = (
+  options: LeadershipOptions & { readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined }
+): Layer.Layer<Leadership, LockError, Platform> =>
+  leadership(options, (contest) =>
+    Election.standby(contest, {
+      onFollow: options.onFollow && ((record: InstanceRecord) => options.onFollow!(ownerOf(record)))
+    })
+  )
+
+const leadership = (
+  options: LeadershipOptions,
+  obtain: (
+    contest: Election.Contest<never, never>
+  ) => Effect.Effect<Election.Leader, LockError, InstanceLock | Scope.Scope>
+): Layer.Layer<Leadership, LockError, Platform> =>
+  Layer.scoped(
+    Leadership,
+    Effect.gen(function* () {
+      // Layers beside one another are built in fibers that are nobody's children; what those fork is their builder's.
+      const anchor = yield* Effect.fork(Effect.async<never>(() => {}))
+      const id = InstanceId.make(options.id)
+      const { lost, proof, record, took } = yield* obtain({
+        id,
+        version: options.version ?? null,
+        listen: () => Effect.succeed([])
+      })
+      const onLost =
+        options.onLost ??
+        ((error: LockError) => Effect.zipRight(Effect.logFatal(error.message), interruptAbove(anchor)))
+      yield* lost.pipe(Effect.catchAll(onLost), Effect.interruptible, Effect.forkScoped)
+      return { id, pid: record.process.pid, epoch: record.epoch, took, proof, lost }
+    })
+  ).pipe(Layer.provide(layerLock), Layer.provide(base(options)))
+
+// Interrupts the fiber at whose end all ends that this one is part of.
+const interruptAbove = (fiber: Fiber.RuntimeFiber<any, any>): Effect.Effect<void> =>
+  Effect.flatMap(Fiber.roots, (roots) =>
+    Effect.forEach(
+      roots,
+      (root) =>
+        Effect.flatMap(descendants(root), (all) => (all.includes(fiber) ? Fiber.interruptFork(root) : Effect.void)),
+      { discard: true }
+    )
+  )
+
+const descendants = (fiber: Fiber.RuntimeFiber<any, any>): Effect.Effect<ReadonlyArray<Fiber.RuntimeFiber<any, any>>> =>
+  Effect.flatMap(fiber.children, (children) =>
+    Effect.map(Effect.forEach(children, descendants), (below) => [fiber, ...below.flat()])
+  )
+
+const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
+
+/**
+ * Runs a program as `NodeRuntime.runMain` does, and ends it by SIGINT, SIGTERM or SIGHUP with the scope released and the
+ * conventional exit code (130, 143, 129). A second signal does not wait.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const runMain: PlatformRuntime.RunMain = PlatformRuntime.makeRunMain(({ fiber, teardown }) => {
+  const keepAlive = setInterval(() => {}, 2 ** 31 - 1)
+  const signals = Object.keys(exitCodes) as Array<keyof typeof exitCodes>
+  let received: keyof typeof exitCodes | undefined
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (received !== undefined) return process.exit(exitCodes[received])
+    received = signal as keyof typeof exitCodes
+    fiber.unsafeInterruptAsFork(fiber.id())
+  }
+  for (const signal of signals) process.on(signal, onSignal)
+  fiber.addObserver((exit) => {
+    clearInterval(keepAlive)
+    for (const signal of signals) process.removeListener(signal, onSignal)
+    teardown(exit, (code) => {
+      if (received !== undefined) process.exit(exitCodes[received])
+      // Interrupted by no signal, but because the lock was lost, say: a supervisor should see that it did not end well.
+      if (code !== 0 || Exit.isFailure(exit)) process.exit(code === 0 ? 1 : code)
+    })
+  })
+})

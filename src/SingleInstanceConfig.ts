@@ -1,0 +1,203 @@
+/**
+ * The options of an instance and their defaults, in one place.
+ *
+ * @since 0.1.0
+ */
+import * as Config from "effect/Config"
+import type { ConfigError } from "effect/ConfigError"
+import * as ConfigProvider from "effect/ConfigProvider"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+
+const limits = {
+  maxFrameBytes: [1024, 0x7fff_ffff],
+  maxConnections: [1, 1_000_000],
+  maxInFlight: [1, 1_000_000],
+  maxRemembered: [1, 10_000_000]
+} as const
+const limit = (key: keyof typeof limits) => Schema.Int.pipe(Schema.between(limits[key][0], limits[key][1]))
+// It goes into the record, which has a largest size.
+const maxVersion = 256
+const version = Schema.String.pipe(Schema.maxLength(maxVersion))
+
+/**
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Options: Schema.Struct<{
+  directory: Schema.NullOr<typeof Schema.NonEmptyString>
+  version: Schema.NullOr<Schema.filter<typeof Schema.String>>
+  timeout: typeof Schema.DurationFromSelf
+  helloTimeout: typeof Schema.DurationFromSelf
+  drain: typeof Schema.DurationFromSelf
+  maxFrameBytes: Schema.filter<typeof Schema.Int>
+  maxConnections: Schema.filter<typeof Schema.Int>
+  maxInFlight: Schema.filter<typeof Schema.Int>
+  maxRemembered: Schema.filter<typeof Schema.Int>
+  onUnresponsive: Schema.Literal<["fail", "terminate"]>
+}> = Schema.Struct({
+  directory: Schema.NullOr(Schema.NonEmptyString),
+  version: Schema.NullOr(version),
+  timeout: Schema.DurationFromSelf,
+  helloTimeout: Schema.DurationFromSelf,
+  drain: Schema.DurationFromSelf,
+  maxFrameBytes: limit("maxFrameBytes"),
+  maxConnections: limit("maxConnections"),
+  maxInFlight: limit("maxInFlight"),
+  maxRemembered: limit("maxRemembered"),
+  onUnresponsive: Schema.Literal("fail", "terminate")
+})
+
+/**
+ * The options of an instance:
+ *
+ * - `directory`: the folder that holds the folders of all instances; `null` is the platform's place, derived from the
+ *   user database and never from environment variables, which differ between launches.
+ * - `version`: the application's own version, shown to others; at most 256 characters.
+ * - `timeout`: how long a launch waits for a decision and for the primary's acceptance of its message; and how long an
+ *   accepting primary may keep silent. A handler that works is not silent: its primary answers pings. 20 seconds.
+ * - `helloTimeout`: how long either side waits for the other's part of the hello. 5 seconds.
+ * - `drain`: how long a primary that goes away lets accepted requests end. 10 seconds.
+ * - `maxFrameBytes`: the largest message, encoded, in bytes. 16 MiB.
+ * - `maxConnections`: how many connections a primary serves at once; the surplus is closed and tries again. 1,024.
+ * - `maxInFlight`: how many requests a connection may have unanswered; a sender waits below it. 256.
+ * - `maxRemembered`: how many ended requests a primary can still tell the outcome of. 10,000.
+ * - `onUnresponsive`: `"fail"` never touches a primary that keeps silent; `"terminate"` ends it after its identity was
+ *   verified once more, and contends.
+ *
+ * @since 0.1.0
+ * @category context
+ */
+export class SingleInstanceConfig extends Context.Tag("effect-single-instance/SingleInstanceConfig")<
+  SingleInstanceConfig,
+  typeof Options.Type
+>() {}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface ConfigOptions {
+  readonly directory?: string | undefined
+  readonly version?: string | undefined
+  readonly timeout?: Duration.DurationInput | undefined
+  readonly helloTimeout?: Duration.DurationInput | undefined
+  readonly drain?: Duration.DurationInput | undefined
+  readonly maxFrameBytes?: number | undefined
+  readonly maxConnections?: number | undefined
+  readonly maxInFlight?: number | undefined
+  readonly maxRemembered?: number | undefined
+  readonly onUnresponsive?: "fail" | "terminate" | undefined
+}
+
+/**
+ * @since 0.1.0
+ * @category defaults
+ */
+export const defaults: SingleInstanceConfig["Type"] = {
+  directory: null,
+  version: null,
+  timeout: Duration.seconds(20),
+  helloTimeout: Duration.seconds(5),
+  drain: Duration.seconds(10),
+  maxFrameBytes: 16 * 1024 * 1024,
+  maxConnections: 1_024,
+  maxInFlight: 256,
+  maxRemembered: 10_000,
+  onUnresponsive: "fail"
+}
+
+/**
+ * The defaults with what is given put over them. Dies of values out of range, which only a program can give.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = (options?: ConfigOptions): SingleInstanceConfig["Type"] => {
+  const { drain, helloTimeout, timeout, ...rest } = { ...defaults, ...given(options) }
+  return Schema.validateSync(Options)({
+    ...rest,
+    timeout: Duration.decode(timeout),
+    helloTimeout: Duration.decode(helloTimeout),
+    drain: Duration.decode(drain)
+  })
+}
+
+/**
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer = (options?: ConfigOptions): Layer.Layer<SingleInstanceConfig> =>
+  Layer.sync(SingleInstanceConfig, () => make(options))
+
+/**
+ * The same options as `Config`, so that any `ConfigProvider` can set them. Keys are those of the options. Values that
+ * are malformed or out of range are errors that name their key; none of them falls back to a default.
+ *
+ * @since 0.1.0
+ * @category config
+ */
+export const config: Config.Config<ConfigOptions> = read((key) => key)
+
+/**
+ * Reads the options from the current `ConfigProvider`; what is given as an argument wins.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerConfig = (options?: ConfigOptions): Layer.Layer<SingleInstanceConfig, ConfigError> =>
+  Layer.effect(
+    SingleInstanceConfig,
+    Effect.map(config, (found) => make({ ...found, ...given(options) }))
+  )
+
+/**
+ * Reads the options from environment variables such as `SINGLE_INSTANCE_TIMEOUT="5 seconds"` or
+ * `SINGLE_INSTANCE_MAX_FRAME_BYTES=65536`; what is given as an argument wins.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerFromEnv = (options?: ConfigOptions): Layer.Layer<SingleInstanceConfig, ConfigError> =>
+  Layer.effect(
+    SingleInstanceConfig,
+    // `Layer.setConfigProvider` would also replace the provider of the program that this layer is provided to.
+    read((key) => `SINGLE_INSTANCE_${key.replace(/[A-Z]/g, "_$&").toUpperCase()}`).pipe(
+      Effect.map((found) => make({ ...found, ...given(options) })),
+      Effect.withConfigProvider(ConfigProvider.fromEnv())
+    )
+  )
+
+// The key is spelled as the person wrote it, because errors quote it.
+function read(name: (key: keyof ConfigOptions) => string): Config.Config<ConfigOptions> {
+  const optional = <A>(config: Config.Config<A>) => Config.map(Config.option(config), Option.getOrUndefined)
+  const integer = (key: keyof typeof limits) => {
+    const [minimum, maximum] = limits[key]
+    const message = `Expected an integer between ${minimum} and ${maximum}`
+    return Config.integer(name(key)).pipe(Config.validate({ message, validation: Schema.is(limit(key)) }), optional)
+  }
+  return Config.all({
+    directory: optional(Config.nonEmptyString(name("directory"))),
+    version: Config.string(name("version")).pipe(
+      Config.validate({ message: `Expected at most ${maxVersion} characters`, validation: Schema.is(version) }),
+      optional
+    ),
+    timeout: optional(Config.duration(name("timeout"))),
+    helloTimeout: optional(Config.duration(name("helloTimeout"))),
+    drain: optional(Config.duration(name("drain"))),
+    maxFrameBytes: integer("maxFrameBytes"),
+    maxConnections: integer("maxConnections"),
+    maxInFlight: integer("maxInFlight"),
+    maxRemembered: integer("maxRemembered"),
+    onUnresponsive: optional(Config.literal("fail", "terminate")(name("onUnresponsive")))
+  })
+}
+
+// An option that is `undefined` is not given, and so does not hide what was read.
+function given(options: ConfigOptions = {}): { [K in keyof ConfigOptions]?: Exclude<ConfigOptions[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
+}

@@ -1,0 +1,88 @@
+/**
+ * A contract's schemas as functions, made once per tag: the hot path runs them for every message.
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import * as ParseResult from "effect/ParseResult"
+import * as Schema from "effect/Schema"
+
+/** What a launch may ask, what it is answered and how that may fail. */
+export interface Contract<Request, Reply, Failure> {
+  readonly request?: Schema.Schema<Request, any> | undefined
+  readonly reply?: Schema.Schema<Reply, any> | undefined
+  readonly failure?: Schema.Schema<Failure, any> | undefined
+}
+
+type Encoded = Schema.ExitEncoded<unknown, unknown, unknown>
+
+/** Errors are sentences for a person. A schema that throws is a defect of the effect, not of who makes it. */
+export interface Codec<Request, Reply, Failure> {
+  /** `undefined` where the launch itself is the request. */
+  readonly encodeRequest: ((request: Request) => Effect.Effect<unknown, string>) | undefined
+  readonly decodeRequest: (payload: unknown) => Effect.Effect<Request, string>
+  readonly encodeExit: (exit: Exit.Exit<Reply, Failure>) => Effect.Effect<Encoded>
+  readonly decodeExit: (encoded: Encoded) => Effect.Effect<Exit.Exit<Reply, Failure>, string>
+}
+
+export const make = <Request, Reply, Failure>(
+  contract: Contract<Request, Reply, Failure>
+): Codec<Request, Reply, Failure> => {
+  const reply: Schema.Schema<Reply, any> = contract.reply ?? (Schema.Void as any)
+  const failure: Schema.Schema<Failure, any> = contract.failure ?? (Schema.Never as any)
+  const exit = Schema.Exit({ success: reply, failure, defect: Schema.Defect })
+  const encodeReply = ParseResult.encode(reply)
+  const decodeReply = ParseResult.decodeUnknown(reply)
+  const encodeWhole = ParseResult.encode(exit)
+  const decodeWhole = ParseResult.decodeUnknown(exit)
+  const encodeRequest = contract.request && ParseResult.encode(contract.request)
+  const decodeRequest = contract.request && ParseResult.decodeUnknown(contract.request)
+
+  return {
+    encodeRequest: encodeRequest && ((request) => Effect.mapError(encodeRequest(request), explain)),
+    decodeRequest: (payload) =>
+      decodeRequest === undefined
+        ? Effect.fail("this contract takes the launch itself")
+        : Effect.mapError(
+            Effect.suspend(() => decodeRequest(payload)),
+            explain
+          ),
+    encodeExit: (exit) =>
+      Effect.suspend(() =>
+        Exit.isSuccess(exit)
+          ? Effect.map(encodeReply(exit.value), (value): Encoded => ({ _tag: "Success", value }))
+          : encodeWhole(exit)
+      ).pipe(
+        Effect.catchAllCause((cause) => {
+          const why = Option.match(Cause.failureOption(cause), { onNone: () => Cause.pretty(cause), onSome: explain })
+          return Effect.succeed<Encoded>({
+            _tag: "Failure",
+            cause: { _tag: "Die", defect: { name: "Error", message: `the reply does not fit its schema: ${why}` } }
+          })
+        })
+      ),
+    decodeExit: (encoded) =>
+      (isSuccess(encoded) ? Effect.map(decodeReply(encoded.value), Exit.succeed) : decodeWhole(encoded)).pipe(
+        Effect.mapError(explain)
+      )
+  }
+}
+
+/** How a handler that did not succeed ended. */
+export const classify = <Failure>(
+  cause: Cause.Cause<Failure>
+):
+  | { readonly _tag: "Fail"; readonly error: Failure }
+  | { readonly _tag: "Die"; readonly defect: unknown }
+  | { readonly _tag: "Interrupt" } => {
+  const error = Cause.failureOption(cause)
+  if (Option.isSome(error)) return { _tag: "Fail", error: error.value }
+  const defect = Cause.dieOption(cause)
+  return Option.isSome(defect) ? { _tag: "Die", defect: defect.value } : { _tag: "Interrupt" }
+}
+
+const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
+  typeof encoded === "object" && encoded !== null && "_tag" in encoded && encoded._tag === "Success"
+
+const explain = (issue: ParseResult.ParseIssue): string => ParseResult.TreeFormatter.formatIssueSync(issue)

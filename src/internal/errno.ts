@@ -1,0 +1,82 @@
+/**
+ * Reads the error codes of system calls: the one place that knows what "not found" or "refused" is called.
+ *
+ * @since 0.1.0
+ */
+import * as Predicate from "effect/Predicate"
+
+/**
+ * The code of an error of Node, such as `ENOENT`; `UNKNOWN` where it has none.
+ *
+ * @since 0.1.0
+ * @category getters
+ */
+export const code = (cause: unknown): string =>
+  Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : "UNKNOWN"
+
+const is =
+  (...codes: ReadonlyArray<string>) =>
+  (cause: unknown): boolean =>
+    codes.includes(code(cause))
+
+/**
+ * There is nothing of that name.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isMissing: (cause: unknown) => boolean = is("ENOENT")
+
+/**
+ * The name is taken.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isExisting: (cause: unknown) => boolean = is("EEXIST")
+
+/**
+ * Nobody reads any more what is written.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isBrokenPipe: (cause: unknown) => boolean = is("EPIPE")
+
+/**
+ * An address to listen on is taken, by whatever it may be.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isAddressInUse: (cause: unknown) => boolean = is("EADDRINUSE")
+
+/**
+ * The other side lives and cannot take more at the moment: a full backlog (connect(2)), a busy pipe, a held lock.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isBusy: (cause: unknown) => boolean = is("EAGAIN", "EWOULDBLOCK", "EBUSY")
+
+/**
+ * This process may not do it, cannot do it now, or the system has no such thing; it says nothing about the other side.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isUnusable: (cause: unknown) => boolean = is(
+  "EACCES",
+  "EPERM",
+  "EROFS",
+  "ENOTSUP",
+  "EOPNOTSUPP",
+  "ENOSYS",
+  "EAFNOSUPPORT",
+  "EPROTONOSUPPORT",
+  "ENAMETOOLONG",
+  "EMFILE",
+  "ENFILE",
+  "ENOMEM",
+  "ENOBUFS"
+)

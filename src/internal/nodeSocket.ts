@@ -1,0 +1,402 @@
+/**
+ * What every protocol over `node:net` shares: a socket as a connection, a server as a listener.
+ *
+ * @since 0.1.0
+ */
+
+import * as net from "node:net"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import { type Connection, type Listener, maxStrangerBytes } from "../Protocol.js"
+import { ProtocolError } from "../SingleInstanceError.js"
+import * as errno from "./errno.js"
+import * as framing from "./framing.js"
+
+// Undelivered frames above either mark pause the socket until they are taken; from a stranger fewer bytes do.
+const inboxBytes = 1024 * 1024
+const inboxFrames = 1024
+
+// Frames from this size on are written as they are; smaller ones are copied, those of one turn for one write. What a
+// connection keeps for that begins small and grows with its traffic: many may be idle.
+const largeFrame = 64 * 1024
+const smallSlab = 4 * 1024
+const batchBytes = 16 * 1024
+
+// What closing waits for the peer's end, in milliseconds.
+const lingerMillis = 1000
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options {
+  /** The protocol's name, for errors. */
+  readonly protocol: string
+  /** The largest frame, in bytes. */
+  readonly maxFrameBytes: number
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface ServerOptions extends Options {
+  /** How many connections may be open at once, those that wait to be accepted included; the surplus is closed. */
+  readonly maxConnections: number
+}
+
+/**
+ * What the failure of a system call says about connecting: `Busy` and `Unavailable` do not mean that nobody is there.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export const connectError = (options: Options, cause: unknown): ProtocolError => {
+  const reason = errno.isBusy(cause) ? "Busy" : errno.isUnusable(cause) ? "Unavailable" : "Unreachable"
+  return error(options, reason, "NotDelivered", `connecting failed (${errno.code(cause)})`, cause)
+}
+
+/**
+ * What the failure of a system call says about listening.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export const listenError = (options: Options, cause: unknown): ProtocolError => {
+  const reason = errno.isAddressInUse(cause) ? "EndpointOccupied" : "Unavailable"
+  return error(options, reason, "NotDelivered", `listening failed (${errno.code(cause)})`, cause)
+}
+
+/**
+ * A connection over a socket of this process. `close` flushes what was sent, sends an end, awaits the peer's end for at
+ * most a second and destroys the socket. A frame of 64 KiB or more is the connection's until its `send` has returned.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = (
+  socket: net.Socket,
+  options: Options
+): { readonly connection: Connection; readonly close: Effect.Effect<void> } => {
+  const decoder = new framing.Decoder(options.maxFrameBytes)
+  let inbox: Array<Uint8Array> = []
+  let undelivered = 0
+  let paused = false
+  let trusted = options.maxFrameBytes <= maxStrangerBytes
+  let receiver: Resume<ReadonlyArray<Uint8Array>> | undefined
+  let slab = none
+  let start = 0
+  let end = 0
+  let scheduled = false
+  let draining: Array<Resume<void>> = []
+  const writing = new Set<Resume<void>>()
+  let ending = false
+  let failure: unknown
+  let lost: ProtocolError | undefined
+
+  const lose = (reason: "Disconnected" | "TooLarge", detail: string, cause?: unknown): ProtocolError => {
+    if (lost !== undefined) return lost
+    lost = error(options, reason, "Unknown", detail, cause)
+    const failed = Effect.fail(lost)
+    const senders = [...draining, ...writing]
+    draining = []
+    writing.clear()
+    for (const resume of senders) resume(failed)
+    wake()
+    return lost
+  }
+
+  const wake = () => {
+    if (receiver === undefined) return
+    const resume = receiver
+    receiver = undefined
+    // It is told to look, not handed the frames: one that was interrupted meanwhile has then lost nothing.
+    resume(receive)
+  }
+  const arrival: Connection["receive"] = Effect.async((resume) => {
+    if (inbox.length > 0 || lost !== undefined || isPresuming()) return resume(receive)
+    // A receiver that was interrupted does not hear this, so that waiting needs no finalizer.
+    receiver?.(Effect.dieMessage("two fibers receive from one connection"))
+    receiver = resume
+  })
+  const receive: Connection["receive"] = Effect.suspend(() => {
+    if (inbox.length === 0) {
+      if (lost !== undefined) return Effect.fail(lost)
+      if (!isPresuming()) return arrival
+      return Effect.fail(refuse(decoder.announced, maxStrangerBytes))
+    }
+    const frames = inbox
+    inbox = []
+    undelivered = 0
+    unpause()
+    return Effect.succeed(frames)
+  })
+  const unpause = () => {
+    if (!paused || isPresuming()) return
+    paused = false
+    socket.resume()
+  }
+
+  // A large frame may follow close upon the one that makes its sender trusted: it is held back until the receiver, having
+  // seen all before it, trusts the sender or asks for more without.
+  const isPresuming = () => !trusted && decoder.announced > maxStrangerBytes
+  const trust = Effect.sync(() => {
+    trusted = true
+    if (inbox.length === 0) unpause()
+  })
+  const refuse = (announced: number, limit: number) => {
+    finish()
+    return lose("TooLarge", `the peer announced a frame of ${announced} bytes, above the limit of ${limit}`)
+  }
+
+  // At the mark `write` has answered false, so that a "drain" will come.
+  const isFull = () => socket.writableLength >= socket.writableHighWaterMark
+  const drain: Effect.Effect<void, ProtocolError> = Effect.async((resume) => {
+    if (lost !== undefined) resume(Effect.fail(lost))
+    else if (isFull()) draining.push(resume)
+    else resume(Effect.void)
+  })
+  const flush = () => {
+    scheduled = false
+    if (start === end) return
+    const batch = slab.subarray(start, end)
+    start = end
+    if (lost === undefined) socket.write(batch)
+  }
+  const sendLarge = (frame: Uint8Array): Effect.Effect<void, ProtocolError> =>
+    Effect.async((resume) => {
+      if (lost !== undefined) return resume(Effect.fail(lost))
+      flush()
+      const header = Buffer.allocUnsafe(framing.headerBytes)
+      framing.writeHeader(header, 0, frame.length)
+      writing.add(resume)
+      socket.cork()
+      socket.write(header)
+      socket.write(frame, (cause) => {
+        if (!cause && writing.delete(resume)) resume(Effect.void)
+      })
+      socket.uncork()
+    })
+  const send: Connection["send"] = (frame) =>
+    Effect.suspend(() => {
+      if (offer(frame)) return Effect.void
+      if (frame.length > options.maxFrameBytes) return Effect.fail(tooLarge(options, frame.length))
+      if (lost !== undefined) return Effect.fail(lost)
+      return isFull() ? Effect.zipRight(drain, send(frame)) : sendLarge(frame)
+    })
+  const offer = (frame: Uint8Array): boolean => {
+    if (frame.length >= largeFrame || frame.length > options.maxFrameBytes || lost !== undefined || isFull())
+      return false
+    const size = framing.headerBytes + frame.length
+    if (end + size > slab.length) {
+      flush()
+      slab = Buffer.allocUnsafeSlow(Math.max(size, Math.min(largeFrame, slab.length * 2 || smallSlab)))
+      start = 0
+      end = 0
+    }
+    framing.writeHeader(slab, end, frame.length)
+    slab.set(frame, end + framing.headerBytes)
+    end += size
+    if (end - start >= batchBytes) {
+      flush()
+    } else if (!scheduled) {
+      scheduled = true
+      process.nextTick(flush)
+    }
+    return true
+  }
+
+  // After its end it goes on reading and drops what it reads: a socket that is closed with unread bytes resets the
+  // connection, and the peer could lose the last frames that it was sent.
+  const finish = () => {
+    if (ending || socket.destroyed) return
+    ending = true
+    if (socket.connecting) {
+      socket.destroy()
+      return
+    }
+    flush()
+    socket.end()
+    socket.resume()
+    const timer = setTimeout(() => socket.destroy(), lingerMillis)
+    socket.once("close", () => clearTimeout(timer))
+  }
+  const close: Effect.Effect<void> = Effect.async((resume) => {
+    finish()
+    inbox = []
+    lose("Disconnected", "this side closed the connection")
+    if (socket.closed) resume(Effect.void)
+    else socket.once("close", () => resume(Effect.void))
+  })
+
+  socket.on("data", (chunk: Buffer) => {
+    if (lost !== undefined) return
+    const from = inbox.length
+    const refused = decoder.push(chunk, inbox)
+    for (let index = from; index < inbox.length; index++) undelivered += inbox[index]!.length
+    if (refused >= 0) {
+      refuse(refused, options.maxFrameBytes)
+    } else if (
+      undelivered >= (trusted ? inboxBytes : maxStrangerBytes) ||
+      inbox.length >= inboxFrames ||
+      isPresuming()
+    ) {
+      paused = true
+      socket.pause()
+    }
+    if (inbox.length > 0 || paused) wake()
+  })
+  socket.on("drain", () => {
+    const senders = draining
+    draining = []
+    for (const resume of senders) resume(Effect.void)
+  })
+  socket.on("end", () => {
+    lose("Disconnected", decoder.idle ? "the peer closed the connection" : "the connection ended amid a frame")
+  })
+  socket.on("error", (cause) => {
+    failure = cause
+  })
+  socket.on("close", () => {
+    const detail = failure === undefined ? "the connection was closed" : `the connection broke (${errno.code(failure)})`
+    lose("Disconnected", detail, failure)
+  })
+
+  return { connection: { send, offer, receive, trust }, close }
+}
+
+/**
+ * Connects a socket. A server whose backlog is full lives: it is asked again a few times within about half a second, and
+ * is `Busy` after that.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const connect = (
+  target: net.NetConnectOpts,
+  options: Options
+): Effect.Effect<Connection, ProtocolError, Scope.Scope> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function* () {
+      const connected = yield* Deferred.make<void, ProtocolError>()
+      const socket = yield* Effect.try({
+        try: () => net.connect(target),
+        catch: (cause) => connectError(options, cause)
+      })
+      const settle = (exit: Effect.Effect<void, ProtocolError>) => Deferred.unsafeDone(connected, exit)
+      socket.once("connect", () => settle(Effect.void))
+      socket.once("error", (cause) => settle(Effect.fail(connectError(options, cause))))
+      socket.once("close", () => settle(Effect.fail(error(options, "Unreachable", "NotDelivered", "it was closed"))))
+      const { close, connection } = make(socket, options)
+      yield* Effect.addFinalizer(() => close)
+      yield* restore(Deferred.await(connected)).pipe(Effect.onError(() => close))
+      return connection
+    })
+  ).pipe(
+    Effect.retry({
+      while: (failed) => failed.reason === "Busy",
+      times: 6,
+      schedule: Schedule.jittered(Schedule.exponential("8 millis"))
+    })
+  )
+
+/**
+ * Listens; `address` says under which URI, once it is known to what the server is bound.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const listen = (
+  target: net.ListenOptions,
+  options: ServerOptions,
+  address: (bound: net.AddressInfo | string | null) => string
+): Effect.Effect<Listener, ProtocolError, Scope.Scope> =>
+  Effect.uninterruptible(
+    Effect.gen(function* () {
+      const queue: Array<net.Socket> = []
+      const waiting = new Set<Resume<void, never>>()
+      let closed = false
+      const wake = () => {
+        const acceptors = [...waiting]
+        waiting.clear()
+        for (const resume of acceptors) resume(Effect.void)
+      }
+
+      // What is paused until it is accepted is read by nobody else, and buffers nothing in this process.
+      const server = net.createServer({ pauseOnConnect: true, noDelay: true })
+      server.maxConnections = options.maxConnections
+      server.on("connection", (socket) => {
+        socket.on("error", ignore)
+        queue.push(socket)
+        wake()
+      })
+      yield* Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          closed = true
+          // Its callback would wait for the connections, which are closed by the scopes that accepted them.
+          server.close()
+          for (const socket of queue.splice(0)) socket.destroy()
+          wake()
+        })
+      )
+      yield* Effect.async<void, ProtocolError>((resume) => {
+        server.once("listening", () => resume(Effect.void))
+        // Later ones, such as no descriptors left to accept with (accept(2)), do not end a listener.
+        server.on("error", (cause) => resume(Effect.fail(listenError(options, cause))))
+        // In a worker of `node:cluster` the parent would own the socket otherwise.
+        server.listen({ ...target, exclusive: true })
+      })
+
+      const arrival: Effect.Effect<void> = Effect.async((resume) => {
+        if (queue.length > 0 || closed) return resume(Effect.void)
+        waiting.add(resume)
+        return Effect.sync(() => waiting.delete(resume))
+      })
+      const accept: Listener["accept"] = Effect.uninterruptibleMask((restore) => {
+        const take: Listener["accept"] = Effect.suspend(() => {
+          if (closed) return Effect.fail(error(options, "Disconnected", "NotDelivered", "the listener is closed"))
+          const socket = queue.shift()
+          if (socket === undefined) return Effect.zipRight(restore(arrival), take)
+          const { close, connection } = make(socket, options)
+          socket.resume()
+          return Effect.as(
+            Effect.addFinalizer(() => close),
+            connection
+          )
+        })
+        return take
+      })
+      return { address: address(server.address()), accept }
+    })
+  )
+
+type Resume<A, E = ProtocolError> = (effect: Effect.Effect<A, E>) => void
+
+const none = Buffer.alloc(0)
+
+const ignore = () => {}
+
+const error = (
+  options: Options,
+  reason: ProtocolError["reason"],
+  outcome: ProtocolError["outcome"],
+  detail: string,
+  cause?: unknown
+): ProtocolError =>
+  new ProtocolError({
+    reason,
+    protocol: options.protocol,
+    detail,
+    outcome,
+    ...(cause === undefined ? {} : { cause })
+  })
+
+const tooLarge = (options: Options, length: number): ProtocolError =>
+  error(
+    options,
+    "TooLarge",
+    "NotDelivered",
+    `a frame of ${length} bytes is above the limit of ${options.maxFrameBytes}`
+  )

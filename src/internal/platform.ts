@@ -1,0 +1,58 @@
+/**
+ * What this platform uses by default, each module loaded when it is first needed.
+ */
+import type * as CommandExecutor from "@effect/platform/CommandExecutor"
+import type * as FileSystem from "@effect/platform/FileSystem"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type { PidVerifier } from "../PidVerifier.js"
+import { Protocol } from "../Protocol.js"
+
+/** The verifier of this platform's processes. */
+export const layerPidVerifier: Layer.Layer<
+  PidVerifier,
+  never,
+  FileSystem.FileSystem | CommandExecutor.CommandExecutor
+> = Layer.unwrapEffect(
+  Effect.promise(
+    async (): Promise<Layer.Layer<PidVerifier, never, FileSystem.FileSystem | CommandExecutor.CommandExecutor>> => {
+      switch (process.platform) {
+        case "win32":
+          return (await import("../pid/WindowsPidVerifier.js")).layer
+        case "darwin":
+          return (await import("../pid/DarwinPidVerifier.js")).layer
+        default:
+          return (await import("../pid/LinuxPidVerifier.js")).layer
+      }
+    }
+  )
+)
+
+const loaders = {
+  unix: () => import("../protocol/UnixSocket.js"),
+  pipe: () => import("../protocol/NamedPipe.js")
+}
+
+/** What a person calls a protocol between processes. */
+export type ProtocolName = keyof typeof loaders
+
+export const protocolNames = Object.keys(loaders) as ReadonlyArray<ProtocolName>
+
+/** A protocol by its name. */
+export const protocol = (name: ProtocolName): Protocol["Type"] => {
+  const load: () => Promise<{ readonly layer: Layer.Layer<Protocol> }> = loaders[name]
+  const loaded = Effect.promise(load).pipe(
+    Effect.flatMap(({ layer }) => Layer.build(layer)),
+    Effect.map(Context.get(Protocol))
+  )
+  return {
+    name,
+    listen: (options) => Effect.flatMap(loaded, (protocol) => protocol.listen(options)),
+    connect: (address, options) => Effect.flatMap(loaded, (protocol) => protocol.connect(address, options))
+  }
+}
+
+/** The default chain, in order of preference. */
+export const protocols = (): ReadonlyArray<Protocol["Type"]> =>
+  (process.platform === "win32" ? (["pipe"] as const) : (["unix"] as const)).map(protocol)

@@ -1,0 +1,345 @@
+/**
+ * The lock in a directory of the file system. `Succession.ts` decides who leads; here is what comes before and after: a
+ * starter's candidature, a leader's checks and release, and what it clears away.
+ *
+ * @since 0.1.0
+ */
+import { hostname } from "node:os"
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import type * as Scope from "effect/Scope"
+import { Endpoint } from "../Endpoint.js"
+import type { InstanceId } from "../InstanceId.js"
+import {
+  type Candidate,
+  type Following,
+  InstanceLock,
+  type Leading,
+  type Observation,
+  type Took,
+  type Verdict
+} from "../InstanceLock.js"
+import * as InstanceRecord from "../InstanceRecord.js"
+import { keepIf } from "../internal/childScope.js"
+import type { Proof } from "../Liveness.js"
+import { PidVerifier } from "../PidVerifier.js"
+import { LockError } from "../SingleInstanceError.js"
+import { type FileFailure, type LockDirectory, LockFiles } from "./LockFiles.js"
+import * as Succession from "./Succession.js"
+import { type Candidature, inPlace, isOurs, look, replace } from "./Succession.js"
+
+const litterMillis = 60_000
+
+/**
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVerifier> = Effect.gen(function* () {
+  const files = yield* LockFiles
+  const verifier = yield* PidVerifier
+  const { decide, judge, living } = Succession.make(files, verifier)
+
+  // Step 9. Only a primary removes what others left, and only what a proof allows.
+  const collect = Effect.fnUntraced(function* (own: Candidature) {
+    const { directory } = own
+    const names = yield* directory.list
+    const groups = new Map<string, Array<string>>()
+    for (const name of names) {
+      const match = /^([a-z]+)\.([0-9a-f]{32})$/.exec(name)
+      if (match === null || match[2] === own.record.nonce) continue
+      if (match[1] === "slot") yield* directory.unlink(name)
+      else groups.set(match[2]!, [...(groups.get(match[2]!) ?? []), name])
+    }
+    for (const [nonce, group] of groups) {
+      if (own.predecessors.has(nonce) || (yield* isLitter(directory, nonce, group))) {
+        // `t` last: while it stands, the next one can judge the rest by it.
+        for (const name of group.sort((a, b) => Number(a.startsWith("t.")) - Number(b.startsWith("t.")))) {
+          yield* directory.unlink(name)
+        }
+      }
+    }
+    yield* directory.unlink(`t.${own.record.nonce}`)
+  })
+
+  const isLitter = Effect.fnUntraced(function* (directory: LockDirectory, nonce: string, group: ReadonlyArray<string>) {
+    if (group.includes(`t.${nonce}`)) {
+      const seen = yield* look(directory, `t.${nonce}`)
+      if (seen._tag === "Recorded") return (yield* judge(directory, seen))._tag === "Dead"
+      if (seen._tag === "Newer") return false
+    }
+    if (!directory.local) return false
+    // No record tells whose these are. A starter may be between opening its witness and writing its record.
+    for (const name of group) {
+      const standing = yield* directory.stat(name)
+      if (Option.isNone(standing)) continue
+      if (standing.value.ageMillis < litterMillis) return false
+      if (/^[wk]\./.test(name)) {
+        const witness = new InstanceRecord.Witness({ name, ...standing.value })
+        if ((yield* directory.probe(witness))._tag !== "Refused") return false
+      }
+    }
+    return true
+  })
+
+  // The tombstone names the witness still: should we die before it is in place, what is left can be judged by it.
+  const release = (own: Candidature): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      if (own.state !== "leading") return Effect.void
+      own.state = "released"
+      const { directory } = own
+      return Effect.gen(function* () {
+        const nonce = yield* files.random(16)
+        const tombstone = InstanceRecord.update(own.record, { nonce, released: true, key: "", endpoints: [] })
+        const temporary = `t.${nonce}`
+        yield* directory.write(temporary, InstanceRecord.encode(tombstone))
+        const seen = yield* look(directory, directory.lockName)
+        yield* isOurs(own, seen) ? directory.rename(temporary, directory.lockName) : directory.unlink(temporary)
+      }).pipe(Effect.ignore, Effect.uninterruptible)
+    })
+
+  const lead = (id: InstanceId, own: Candidature, took: Took, proof: Proof | undefined): Leading => {
+    const { directory } = own
+    const path = `${directory.path}/${directory.lockName}`
+    const lost = (detail: string) =>
+      Effect.suspend(() => {
+        own.state = "lost"
+        return new LockError({ reason: "Lost", id, path, detail, outcome: "Unknown" })
+      })
+    // Trouble in reading (EMFILE, EIO, ESTALE, …) is no evidence: nobody takes over without a proof of our death.
+    const evidence = Effect.gen(function* () {
+      let seen = yield* look(directory, directory.lockName)
+      if (seen._tag === "Unreadable") {
+        yield* Effect.sleep(100)
+        seen = yield* look(directory, directory.lockName)
+      }
+      if (seen._tag === "Missing") return "the lock file was removed"
+      if (seen._tag === "Unreadable" || seen._tag === "Newer") return "the lock file was overwritten"
+      if (seen.nonce !== own.record.nonce) return `process ${seen.record.process.pid} replaced the lock file`
+      return (yield* inPlace(own)) ? undefined : "the liveness witness was removed"
+    }).pipe(Effect.orElseSucceed(() => undefined))
+    return {
+      _tag: "Leading",
+      record: own.record,
+      took,
+      proof,
+      directory: directory.path,
+      check: Effect.suspend(() =>
+        own.state === "leading"
+          ? Effect.flatMap(evidence, (detail) => (detail === undefined ? Effect.void : lost(detail)))
+          : Effect.void
+      ),
+      changed: directory.changed,
+      publish: (endpoints) =>
+        Effect.gen(function* () {
+          if (own.state !== "leading") return
+          if (!isOurs(own, yield* look(directory, directory.lockName)))
+            return yield* lost("the lock is not ours any more")
+          own.record = InstanceRecord.update(own.record, { endpoints, sequence: own.record.sequence + 1 })
+          yield* replace(files, directory, own.record, directory.lockName)
+        }).pipe(
+          Effect.catchTag("FileFailure", (failure) => toLockError(id, directory, failure)),
+          Effect.uninterruptible
+        )
+    }
+  }
+
+  const follow = (
+    directory: LockDirectory,
+    { evidence, record }: { readonly record: InstanceRecord.InstanceRecord; readonly evidence: string }
+  ): Following => ({
+    _tag: "Following",
+    record,
+    evidence,
+    directory: directory.path,
+    gone: record.witness === null ? directory.changed : directory.hungUp(record.witness)
+  })
+
+  // Closed in the opposite order: what the caller opens behind it, the tombstone, the witness, the private file.
+  const candidate = Effect.fnUntraced(function* (
+    directory: LockDirectory,
+    version: string | null
+  ): Effect.fn.Return<Candidature, FileFailure, Scope.Scope> {
+    const nonce = yield* files.random(16)
+    yield* Effect.addFinalizer(() => Effect.ignore(directory.unlink(`t.${nonce}`)))
+    const witness = yield* directory.openWitness(nonce)
+    const now = yield* Clock.currentTimeMillis
+    const own: Candidature = {
+      directory,
+      predecessors: new Set(),
+      state: "contending",
+      record: new InstanceRecord.InstanceRecord({
+        nonce,
+        epoch: now,
+        released: false,
+        process: yield* verifier.self,
+        host: hostname(),
+        uid: process.geteuid?.() ?? null,
+        version,
+        argv0: process.argv0.slice(0, 1_024),
+        startedAt: now,
+        sequence: 0,
+        witness,
+        key: "",
+        endpoints: []
+      })
+    }
+    yield* Effect.addFinalizer(() => release(own))
+    return own
+  })
+
+  // Steps 2 to 9 in a scope of their own, which closes where the verdict is not ours.
+  const candidature = Effect.fnUntraced(function* <E, R>(
+    id: InstanceId,
+    version: string | null,
+    listen: (candidate: Candidate) => Effect.Effect<ReadonlyArray<Endpoint>, E, R>
+  ) {
+    const directory = yield* files.open(id)
+    const own = yield* candidate(directory, version)
+    const { nonce } = own.record
+    const key = yield* files.random(32)
+    const endpoints = yield* listen({ nonce, key, directory: directory.path })
+    own.record = InstanceRecord.update(own.record, { key, endpoints: endpoints.map((given) => new Endpoint(given)) })
+    yield* directory.write(`t.${nonce}`, InstanceRecord.encode(own.record))
+    const decision = yield* decide(id, own, new Set())
+    if (decision._tag !== "Won") return decision
+    yield* Effect.ignore(collect(own))
+    return lead(id, own, decision.took, decision.proof)
+  })
+
+  // Step 0: whom to follow, before anything is opened.
+  const survey = Effect.fnUntraced(function* (
+    id: InstanceId
+  ): Effect.fn.Return<Following | undefined, LockError | FileFailure, Scope.Scope> {
+    const found = yield* files.find(id)
+    if (Option.isNone(found)) return undefined
+    const directory = found.value
+    while (true) {
+      const seen = yield* look(directory, directory.lockName)
+      if (seen._tag === "Missing") return undefined
+      const judgement = yield* living(id, directory, seen)
+      if (judgement._tag === "Alive") return follow(directory, judgement)
+      if (judgement._tag === "Dead") return undefined
+    }
+  })
+
+  const contend = Effect.fnUntraced(function* <E, R>(options: {
+    readonly id: InstanceId
+    readonly version: string | null
+    readonly listen: (candidate: Candidate) => Effect.Effect<ReadonlyArray<Endpoint>, E, R>
+  }): Effect.fn.Return<Verdict, LockError | E, R | Scope.Scope> {
+    const { id } = options
+    const existing = yield* Effect.catchIf(survey(id), isFileFailure, (failure) =>
+      toLockError(id, files.location(id), failure)
+    )
+    if (existing !== undefined) return existing
+    while (true) {
+      const outcome = yield* keepIf(
+        Effect.catchIf(candidature(id, options.version, options.listen), isFileFailure, (failure) =>
+          toLockError(id, files.location(id), failure)
+        ),
+        (verdict) => verdict._tag === "Leading"
+      )
+      if (outcome._tag === "Leading") return outcome
+      if (outcome._tag === "Follow") {
+        const directory = yield* files.find(id)
+        if (Option.isSome(directory)) return follow(directory.value, outcome)
+      }
+    }
+  })
+
+  // The same succession with a tombstone in hand, and one owner believed dead by a person's word.
+  const breakLock = Effect.fnUntraced(function* (id: InstanceId, nonce: string) {
+    const refused = (detail: string, path?: string) => new LockError({ reason: "BreakRefused", id, path, detail })
+    const found = yield* files.find(id)
+    if (Option.isNone(found)) return yield* refused("there is no lock", files.location(id))
+    const directory = found.value
+    const seen = yield* look(directory, directory.lockName)
+    if (seen._tag === "Missing") return yield* refused("there is no lock", directory.path)
+    if (seen.nonce !== nonce) return yield* refused(`the record changed; it is ${seen.nonce} now`, directory.path)
+    if (seen._tag === "Recorded") {
+      if (seen.record.released) return
+      const liveness = yield* judge(directory, seen)
+      if (liveness._tag === "Alive") {
+        return yield* refused(`process ${seen.record.process.pid} lives: ${liveness.evidence}`)
+      }
+    }
+    for (const name of yield* directory.list) {
+      const standing = /^[wk]\.[0-9a-f]{32}$/.test(name) ? yield* directory.stat(name) : Option.none()
+      if (Option.isNone(standing)) continue
+      const probe = yield* directory.probe(new InstanceRecord.Witness({ name, ...standing.value }))
+      if (probe._tag === "Answered") return yield* refused(`somebody answers at ${name}`, directory.path)
+    }
+    const own = yield* candidate(directory, null)
+    own.record = InstanceRecord.update(own.record, {
+      released: true,
+      epoch: Math.max(seen.epoch + 1, own.record.epoch)
+    })
+    yield* directory.write(`t.${own.record.nonce}`, InstanceRecord.encode(own.record))
+    const decision = yield* decide(id, own, new Set([nonce]))
+    own.state = "released"
+    if (decision._tag !== "Won") return yield* refused("somebody took it over in the meantime", directory.path)
+  })
+
+  const inspect = Effect.fnUntraced(function* (
+    id: InstanceId
+  ): Effect.fn.Return<Observation, LockError | FileFailure, Scope.Scope> {
+    const found = yield* files.find(id)
+    if (Option.isNone(found)) return { _tag: "Free", location: files.location(id) }
+    const directory = found.value
+    const location = `${directory.path}/${directory.lockName}`
+    while (true) {
+      const seen = yield* look(directory, directory.lockName)
+      if (seen._tag === "Missing") return { _tag: "Free", location }
+      if (seen._tag !== "Recorded") return { ...seen, location }
+      const liveness = yield* judge(directory, seen)
+      // In doubt: perhaps it was replaced while we looked.
+      if (liveness._tag === "Unknown") {
+        const now = yield* look(directory, directory.lockName)
+        if (now._tag === "Missing" || now.nonce !== seen.nonce) continue
+      }
+      return { _tag: "Recorded", location, directory: directory.path, record: seen.record, liveness }
+    }
+  })
+
+  return InstanceLock.of({
+    inspect: (id) =>
+      inspect(id).pipe(
+        Effect.catchIf(isFileFailure, (failure) => toLockError(id, files.location(id), failure)),
+        Effect.scoped
+      ),
+    contend,
+    breakLock: (id, nonce) =>
+      breakLock(id, nonce).pipe(
+        Effect.catchIf(isFileFailure, (failure) => toLockError(id, files.location(id), failure)),
+        Effect.scoped
+      )
+  })
+})
+
+/**
+ * Requires the file operations and a verifier of processes.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<InstanceLock, never, LockFiles | PidVerifier> = Layer.effect(InstanceLock, make)
+
+const isFileFailure = (u: unknown): u is FileFailure => Predicate.isTagged(u, "FileFailure")
+
+const toLockError = (id: InstanceId, where: LockDirectory | string, failure: FileFailure): LockError => {
+  const path = typeof where === "string" ? where : where.path
+  const unsupported =
+    failure.operation === "link" || failure.operation === "listen"
+      ? ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK", "EAFNOSUPPORT"].includes(failure.code)
+      : false
+  return new LockError({
+    reason: unsupported ? "FilesystemUnsupported" : "DirectoryUnusable",
+    id,
+    path,
+    detail: failure.message,
+    cause: failure.cause
+  })
+}

@@ -1,0 +1,399 @@
+/**
+ * The lock's file operations on Node.
+ *
+ * @since 0.1.0
+ */
+import { randomBytes } from "node:crypto"
+import * as fs from "node:fs"
+import * as net from "node:net"
+import * as os from "node:os"
+import * as path from "node:path"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
+import type * as Scope from "effect/Scope"
+import type { InstanceId } from "../InstanceId.js"
+import { folderName } from "../InstanceId.js"
+import { maxBytes, Witness } from "../InstanceRecord.js"
+import { verify } from "../internal/directory.js"
+import { code, isMissing } from "../internal/errno.js"
+import { PidVerifier } from "../PidVerifier.js"
+import { SingleInstanceConfig } from "../SingleInstanceConfig.js"
+import { LockError } from "../SingleInstanceError.js"
+import { type Content, FileFailure, type LockDirectory, LockFiles, type Probe } from "./LockFiles.js"
+
+/**
+ * The platform's place for the folders of all instances. From the user database, not from HOME, TMPDIR or XDG_*: those
+ * differ between cron, sudo, systemd and a desktop session, and would give each its own primary.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const defaultDirectory = (): string => {
+  let home: string
+  try {
+    home = os.userInfo().homedir
+  } catch {
+    // The user has no entry, as in many containers.
+    return `/tmp/effect-single-instance-${process.geteuid?.() ?? 0}`
+  }
+  switch (process.platform) {
+    case "win32":
+      return path.join(home, "AppData", "Local", "effect-single-instance")
+    case "darwin":
+      return path.join(home, "Library", "Application Support", "effect-single-instance")
+    default:
+      return path.join(home, ".local", "state", "effect-single-instance")
+  }
+}
+
+// Magic numbers of statfs(2): ext2/3/4, xfs, btrfs, zfs, f2fs, tmpfs, overlay.
+const localTypes = new Set([0xef53, 0x58465342, 0x9123683e, 0x2fc12fc1, 0xf2f52010, 0x01021994, 0x794c7630])
+// nfs, smb, cifs, smb2, afs, 9p, ceph, lustre.
+const sharedTypes = new Set([0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x5346414f, 0x01021997, 0x00c36400, 0x0bd00bd0])
+
+const isLinux = process.platform === "linux"
+// macOS: O_EXLOCK | O_NONBLOCK. Windows: UV_FS_O_EXLOCK, no sharing.
+const exclusiveLock = process.platform === "darwin" ? 0x20 | 0x4 : 0x10000000
+const noFollow = fs.constants.O_NOFOLLOW ?? 0
+const probeMillis = 1_000
+
+/**
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVerifier> = Layer.effect(
+  LockFiles,
+  Effect.gen(function* () {
+    const config = yield* SingleInstanceConfig
+    const verifier = yield* PidVerifier
+    const location = (id: InstanceId) =>
+      path.join(config.directory === null ? defaultDirectory() : path.resolve(config.directory), folderName(id))
+
+    const obtain = Effect.fnUntraced(function* (id: InstanceId, create: boolean) {
+      const directory = location(id)
+      const flaw = yield* Effect.sync(() => verify(directory, { create }))
+      if (flaw === "missing") return Option.none()
+      if (flaw !== undefined) return yield* new LockError({ id, ...flaw })
+      return Option.some(
+        yield* makeDirectory(
+          directory,
+          Effect.map(verifier.self, (self) => self.machine)
+        ).pipe(
+          Effect.mapError(
+            (failure) => new LockError({ reason: "DirectoryUnusable", id, path: directory, detail: failure.message })
+          )
+        )
+      )
+    })
+
+    return LockFiles.of({
+      location,
+      find: (id) => obtain(id, false),
+      // Somebody may remove the directory between the two looks; then it was unusable.
+      open: (id) =>
+        Effect.flatMap(obtain(id, true), (directory) =>
+          Option.match(directory, {
+            onNone: () =>
+              new LockError({ reason: "DirectoryUnusable", id, path: location(id), detail: "it was removed at once" }),
+            onSome: Effect.succeed
+          })
+        ),
+      random: (bytes) => Effect.sync(() => randomBytes(bytes).toString("hex"))
+    })
+  })
+)
+
+const attempt = <A>(operation: string, name: string, run: () => A): Effect.Effect<A, FileFailure> =>
+  Effect.try({ try: run, catch: (cause) => new FileFailure({ code: code(cause), operation, name, cause }) })
+
+const makeDirectory = Effect.fnUntraced(function* (
+  directory: string,
+  machine: Effect.Effect<string | null>
+): Effect.fn.Return<LockDirectory, FileFailure, Scope.Scope> {
+  const at = (name: string) => path.join(directory, name)
+  const type = yield* attempt("statfs", directory, () => fs.statfsSync(directory).type)
+  const shared = isLinux && sharedTypes.has(type)
+  // A host that shares the directory keeps its own record; a hyphen, as `<letters>.<nonce>` names what is collected.
+  const lockName = shared ? `lock-${(yield* machine) ?? os.hostname()}` : "lock"
+  const local = isLinux ? localTypes.has(type) : true
+  // Reached through a descriptor, a socket's name is never longer than the system allows.
+  const fd = isLinux
+    ? yield* Effect.acquireRelease(
+        attempt("open", directory, () =>
+          fs.openSync(directory, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY | noFollow)
+        ),
+        (fd) => Effect.sync(() => fs.closeSync(fd))
+      )
+    : -1
+  const socketPath = (name: string) => `/proc/self/fd/${fd}/${name}`
+
+  const standing = (name: string): fs.BigIntStats | undefined =>
+    fs.lstatSync(at(name), { bigint: true, throwIfNoEntry: false })
+  const isSame = (witness: Witness): boolean => {
+    const stat = standing(witness.name)
+    return (
+      stat !== undefined &&
+      String(stat.dev) === witness.device &&
+      String(stat.ino) === witness.inode &&
+      stat.isSocket() === witness.name.startsWith("w.")
+    )
+  }
+  const stands = (witness: Witness): boolean => {
+    try {
+      return isSame(witness)
+    } catch {
+      return false
+    }
+  }
+
+  return {
+    path: directory,
+    lockName,
+    local,
+    read: (name) => attempt("read", name, () => read(at(name))),
+    write: (name, bytes) => attempt("write", name, () => write(at(name), bytes)),
+    link: (from, to) => attempt("link", to, () => fs.linkSync(at(from), at(to))),
+    rename: (from, to) => attempt("rename", to, () => fs.renameSync(at(from), at(to))),
+    unlink: (name) => attempt("unlink", name, () => unlink(at(name))),
+    list: attempt("list", directory, () => fs.readdirSync(directory)),
+    stat: (name) =>
+      attempt("stat", name, () => {
+        const stat = standing(name)
+        if (stat === undefined) return Option.none()
+        return Option.some({
+          device: String(stat.dev),
+          inode: String(stat.ino),
+          ageMillis: Date.now() - Number(stat.ctimeMs)
+        })
+      }),
+    openWitness: (nonce) =>
+      isLinux
+        ? listen(`w.${nonce}`, socketPath(`w.${nonce}`), () => standing(`w.${nonce}`)!)
+        : holdLock(`k.${nonce}`, at(`k.${nonce}`)),
+    probe: (witness) =>
+      Effect.suspend((): Effect.Effect<Probe> => {
+        if (!isSame(witness)) return Effect.succeed({ _tag: "Silent", reason: "it is not the file of the record" })
+        return witness.name.startsWith("w.")
+          ? Effect.map(knock(socketPath(witness.name)), (answer): Probe => {
+              if (answer === "connected") return { _tag: "Answered" }
+              // A regular file refuses, too, hence the second look.
+              return answer === "ECONNREFUSED" && isSame(witness)
+                ? { _tag: "Refused", rule: "D2" }
+                : { _tag: "Silent", reason: `its liveness socket gave ${answer}` }
+            })
+          : Effect.sync(() => tryLock(at(witness.name), witness))
+      }).pipe(Effect.catchAllDefect((cause) => Effect.succeed({ _tag: "Silent", reason: code(cause) } as const))),
+    hungUp: (witness) => {
+      const pause = Effect.flatMap(Random.nextIntBetween(50, 1_000), Effect.sleep)
+      if (!witness.name.startsWith("w.")) return pause
+      return Effect.flatMap(hangUp(socketPath(witness.name)), (ended) =>
+        // Refused, it went since the look at it, which can be proven: to wait would only be lost.
+        ended === "hung up" || (ended === "ECONNREFUSED" && local && stands(witness)) ? Effect.void : pause
+      )
+    },
+    changed: yield* watch(directory)
+  }
+})
+
+const read = (name: string): Content => {
+  let fd: number
+  try {
+    // Without O_NONBLOCK a FIFO in the record's place would hold us up for ever.
+    fd = fs.openSync(name, fs.constants.O_RDONLY | noFollow | (fs.constants.O_NONBLOCK ?? 0))
+  } catch (cause) {
+    if (isMissing(cause)) return { _tag: "Missing" }
+    const stat = fs.lstatSync(name, { throwIfNoEntry: false })
+    if (stat === undefined) return { _tag: "Missing" }
+    if (stat.isFile()) throw cause
+    return special(stat)
+  }
+  try {
+    const stat = fs.fstatSync(fd)
+    if (!stat.isFile()) return special(stat)
+    const bytes = Buffer.alloc(Math.min(stat.size, maxBytes))
+    let length = 0
+    while (length < bytes.length) {
+      const more = fs.readSync(fd, bytes, length, bytes.length - length, length)
+      if (more === 0) break
+      length += more
+    }
+    return stat.size > maxBytes
+      ? { _tag: "TooLarge", size: stat.size, head: bytes }
+      : { _tag: "Bytes", bytes: bytes.subarray(0, length) }
+  } finally {
+    fs.closeSync(fd)
+  }
+}
+
+const special = (stat: fs.Stats): Content => {
+  const kind = stat.isDirectory()
+    ? "directory"
+    : stat.isSymbolicLink()
+      ? "symbolic link"
+      : stat.isFIFO()
+        ? "FIFO"
+        : stat.isSocket()
+          ? "socket"
+          : "device"
+  return { _tag: "Special", kind, identity: `${kind} ${stat.dev} ${stat.ino}` }
+}
+
+const write = (name: string, bytes: Uint8Array): void => {
+  const { O_CREAT, O_EXCL, O_WRONLY } = fs.constants
+  const fd = fs.openSync(name, O_CREAT | O_EXCL | O_WRONLY | noFollow, 0o600)
+  try {
+    try {
+      for (let written = 0; written < bytes.length; ) written += fs.writeSync(fd, bytes, written)
+      fs.fsyncSync(fd)
+    } finally {
+      fs.closeSync(fd)
+    }
+  } catch (cause) {
+    // A full disk leaves no half of a record behind.
+    unlink(name)
+    throw cause
+  }
+}
+
+const unlink = (name: string): void => {
+  try {
+    fs.unlinkSync(name)
+  } catch (cause) {
+    if (!isMissing(cause)) throw cause
+  }
+}
+
+// The liveness socket: it serves nothing and keeps nothing alive, but while it listens its process lives.
+const listen = (
+  name: string,
+  socketPath: string,
+  standing: () => fs.BigIntStats
+): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.async<{ server: net.Server; held: Set<net.Socket>; witness: Witness }, FileFailure>((resume) => {
+      const held = new Set<net.Socket>()
+      const server = net.createServer((socket) => {
+        held.add(socket)
+        socket.on("error", () => {})
+        socket.on("close", () => held.delete(socket))
+        socket.unref().resume()
+      })
+      const fail = (cause: unknown) => resume(new FileFailure({ code: code(cause), operation: "listen", name, cause }))
+      server.once("error", fail)
+      // Not shared with a cluster's parent, which would own the socket and outlive us.
+      server.listen({ path: socketPath, exclusive: true, backlog: 4_096 }, () => {
+        server.removeListener("error", fail)
+        server.on("error", () => {})
+        server.unref()
+        try {
+          const stat = standing()
+          const witness = new Witness({ name, device: String(stat.dev), inode: String(stat.ino) })
+          resume(Effect.succeed({ server, held, witness }))
+        } catch (cause) {
+          server.close()
+          fail(cause)
+        }
+      })
+    }),
+    ({ held, server }) =>
+      Effect.async<void>((resume) => {
+        server.close(() => resume(Effect.void))
+        for (const socket of held) socket.destroy()
+      })
+  ).pipe(Effect.map(({ witness }) => witness))
+
+const holdLock = (name: string, file: string): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
+  Effect.acquireRelease(
+    attempt("lock", name, () => {
+      const { O_CREAT, O_EXCL, O_RDWR } = fs.constants
+      const fd = fs.openSync(file, O_CREAT | O_EXCL | O_RDWR | exclusiveLock, 0o600)
+      const stat = fs.fstatSync(fd, { bigint: true })
+      return { fd, witness: new Witness({ name, device: String(stat.dev), inode: String(stat.ino) }) }
+    }),
+    ({ fd }) =>
+      Effect.sync(() => {
+        fs.closeSync(fd)
+        unlink(file)
+      }).pipe(Effect.ignoreLogged)
+  ).pipe(Effect.map(({ witness }) => witness))
+
+const tryLock = (file: string, witness: Witness): Probe => {
+  try {
+    const fd = fs.openSync(file, fs.constants.O_RDWR | exclusiveLock)
+    try {
+      const stat = fs.fstatSync(fd, { bigint: true })
+      return String(stat.dev) === witness.device && String(stat.ino) === witness.inode
+        ? { _tag: "Refused", rule: "D3" }
+        : { _tag: "Silent", reason: "it is not the file of the record" }
+    } finally {
+      fs.closeSync(fd)
+    }
+  } catch (cause) {
+    const held = ["EAGAIN", "EWOULDBLOCK", "EBUSY"].includes(code(cause))
+    return held ? { _tag: "Answered" } : { _tag: "Silent", reason: `its lock file gave ${code(cause)}` }
+  }
+}
+
+const knock = (socketPath: string): Effect.Effect<string> =>
+  Effect.async<string>((resume) => {
+    const socket = net.connect(socketPath)
+    socket.once("connect", () => {
+      socket.destroy()
+      resume(Effect.succeed("connected"))
+    })
+    socket.once("error", (cause) => resume(Effect.succeed(code(cause))))
+    return Effect.sync(() => socket.on("error", () => {}).destroy())
+  }).pipe(
+    Effect.timeoutTo({ duration: probeMillis, onSuccess: (answer) => answer, onTimeout: () => "no answer in time" })
+  )
+
+// Holds a connection until the other side closes it, or answers why there is none.
+const hangUp = (socketPath: string): Effect.Effect<string> =>
+  Effect.async<string>((resume) => {
+    const socket = net.connect(socketPath)
+    let ended = "UNKNOWN"
+    socket.unref()
+    socket.once("connect", () => {
+      ended = "hung up"
+      socket.resume()
+    })
+    socket.on("error", (cause) => {
+      if (ended !== "hung up") ended = code(cause)
+    })
+    socket.once("close", () => resume(Effect.succeed(ended)))
+    return Effect.sync(() => socket.destroy())
+  })
+
+// Opened at the first use and closed with the directory; on Node its events are no more than hints.
+const watch = (directory: string): Effect.Effect<Effect.Effect<void>, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    let watcher: fs.FSWatcher | undefined
+    let dirty = false
+    let waiting: (() => void) | undefined
+    const open = () => {
+      try {
+        watcher = fs.watch(directory, { persistent: false }, () => {
+          dirty = true
+          waiting?.()
+        })
+        watcher.on("error", () => {})
+      } catch {
+        // Too many watches: the periodic check does without.
+      }
+    }
+    yield* Effect.addFinalizer(() => Effect.sync(() => watcher?.close()))
+    return Effect.async<void>((resume) => {
+      if (watcher === undefined) open()
+      waiting = () => {
+        waiting = undefined
+        dirty = false
+        resume(Effect.void)
+      }
+      if (dirty) waiting()
+      return Effect.sync(() => {
+        waiting = undefined
+      })
+    })
+  })

@@ -1,0 +1,352 @@
+/**
+ * Steps 3 to 8 of the election: who may succeed an owner is decided in a write-once file named after that owner's nonce,
+ * and put in place by rename. No contended name is ever removed on the evidence of an earlier read.
+ *
+ * @since 0.1.0
+ */
+import { createHash } from "node:crypto"
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
+import type { InstanceId } from "../InstanceId.js"
+import { ownerOf, type Took } from "../InstanceLock.js"
+import * as InstanceRecord from "../InstanceRecord.js"
+import * as Liveness from "../Liveness.js"
+import type { PidVerifier } from "../PidVerifier.js"
+import { LockError } from "../SingleInstanceError.js"
+import type { Content, FileFailure, LockDirectory, LockFiles } from "./LockFiles.js"
+
+type Record = InstanceRecord.InstanceRecord
+
+/**
+ * What stands under a name, with the nonce under which it can be succeeded.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Seen = { readonly _tag: "Missing" } | Predecessor
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type Predecessor = { readonly name: string; readonly nonce: string; readonly epoch: number } & (
+  | { readonly _tag: "Recorded"; readonly record: Record }
+  | { readonly _tag: "Unreadable"; readonly detail: string }
+  | { readonly _tag: "Newer"; readonly header: string }
+)
+
+/**
+ * What can be said of who wrote what was seen. `Changed`: something else stands there by now.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Judgement =
+  | { readonly _tag: "Alive"; readonly record: Record; readonly evidence: string }
+  | { readonly _tag: "Dead"; readonly proof: Liveness.Proof }
+  | { readonly _tag: "Changed" }
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type Decision =
+  | { readonly _tag: "Won"; readonly took: Took; readonly proof: Liveness.Proof | undefined }
+  | { readonly _tag: "Follow"; readonly record: Record; readonly evidence: string }
+  | { readonly _tag: "ListenAgain" }
+
+/**
+ * One candidature. `record` is what `t.<nonce>` holds; `predecessors` are owners that were proven dead on the way.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Candidature {
+  readonly directory: LockDirectory
+  record: Record
+  predecessors: ReadonlySet<string>
+  state: "contending" | "leading" | "lost" | "released"
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Succession {
+  /** Whether the author of a record lives. That it is a tombstone counts only for what stands under `lock`. */
+  readonly judge: (
+    directory: LockDirectory,
+    seen: { readonly name: string; readonly record: Record }
+  ) => Effect.Effect<Liveness.Liveness>
+  /** Step 5. Fails where it cannot be told. */
+  readonly living: (
+    id: InstanceId,
+    directory: LockDirectory,
+    seen: Predecessor
+  ) => Effect.Effect<Judgement, LockError | FileFailure>
+  /** Steps 3 to 8. `believed` are nonces whose owners are dead by a person's word. */
+  readonly decide: (
+    id: InstanceId,
+    own: Candidature,
+    believed: ReadonlySet<string>
+  ) => Effect.Effect<Decision, LockError | FileFailure>
+}
+
+const maxChain = 1_000
+
+/**
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): Succession => {
+  const judge: Succession["judge"] = Effect.fnUntraced(function* (directory, { name, record }) {
+    // A tombstone in a slot is the word of somebody who still has to put it in place, and who may live.
+    if (record.released && name === directory.lockName) return Liveness.dead("D0", "its owner released it")
+    const { process, witness } = record
+    if (witness !== null && directory.local) {
+      // A socket's refusal speaks for this kernel only; a kernel's lock does not survive a restart anyway.
+      const isKernelLock = witness.name.startsWith("k.")
+      if (isKernelLock || (process.boot !== null && process.boot === (yield* verifier.self).boot)) {
+        const probe = yield* directory.probe(witness)
+        if (probe._tag === "Answered") return Liveness.alive("its liveness witness answers")
+        if (probe._tag === "Refused") {
+          return Liveness.dead(probe.rule, `nobody holds its liveness witness ${witness.name}`)
+        }
+      }
+    }
+    return yield* verifier.verify(process, { local: directory.local })
+  })
+
+  const living: Succession["living"] = Effect.fnUntraced(function* (id, directory, seen) {
+    const failed = (reason: LockError["reason"], detail: string, owner?: LockError["owner"]) =>
+      new LockError({ reason, id, path: `${directory.path}/${seen.name}`, detail, owner })
+    if (seen._tag === "Unreadable") return yield* failed("RecordUnreadable", seen.detail)
+    if (seen._tag === "Newer") return yield* failed("RecordNewer", `the record reads "${seen.header}"`)
+    const { record } = seen
+    const liveness = yield* judge(directory, seen)
+    switch (liveness._tag) {
+      case "Dead":
+        return liveness
+      case "Unknown": {
+        // A witness goes only after its owner's name was replaced: what still stands there is really in doubt.
+        const now = yield* look(directory, seen.name)
+        if (now._tag === "Missing" || now.nonce !== seen.nonce) return { _tag: "Changed" }
+        const reason = liveness.otherHost ? "OwnerOnOtherHost" : "OwnerUnverifiable"
+        return yield* failed(reason, liveness.reason, ownerOf(record))
+      }
+      case "Alive":
+        if (InstanceRecord.isSameProcess(record.process, yield* verifier.self)) {
+          return yield* failed("AlreadyHeldInProcess", `process ${record.process.pid} is this one`, ownerOf(record))
+        }
+        return { _tag: "Alive", record, evidence: liveness.evidence }
+    }
+  })
+
+  const decide: Succession["decide"] = Effect.fnUntraced(function* (id, own, believed) {
+    const { directory } = own
+    const lock = directory.lockName
+    contending: while (true) {
+      const first = yield* look(directory, lock)
+      if (first._tag === "Missing") {
+        // Nobody was ever here, or an outsider removed the record.
+        if (yield* begin(own)) return { _tag: "Won", took: "free", proof: undefined }
+        continue
+      }
+      const visited = new Set([first.nonce])
+      let current: Predecessor = first
+      let proof: Liveness.Proof | undefined
+      while (true) {
+        if (!believed.has(current.nonce)) {
+          const judgement = yield* living(id, directory, current)
+          if (judgement._tag === "Changed") continue contending
+          if (judgement._tag === "Alive") {
+            if (current === first) return { ...judgement, _tag: "Follow" }
+            // Somebody is taking over, and lives.
+            yield* Effect.sleep(yield* Random.nextIntBetween(5, 100))
+            continue contending
+          }
+          proof ??= judgement.proof
+        }
+        const step = yield* take(own, current, visited)
+        if (step === "again") continue contending
+        if (step === "listen again") return { _tag: "ListenAgain" }
+        if (step === "won") {
+          own.predecessors = visited
+          return { _tag: "Won", took: proof?.rule === "D0" ? "released" : "dead", proof }
+        }
+        if (visited.has(step.nonce) || visited.size >= maxChain) {
+          return yield* new LockError({
+            reason: "ChainTooLong",
+            id,
+            path: `${directory.path}/${step.name}`,
+            detail: `${visited.size} slots follow one another`
+          })
+        }
+        visited.add(step.nonce)
+        current = step
+      }
+    }
+  })
+
+  const begin = (own: Candidature): Effect.Effect<boolean, FileFailure> =>
+    own.directory.link(`t.${own.record.nonce}`, own.directory.lockName).pipe(
+      Effect.catchAll((failure) => mine(own, failure)),
+      Effect.as(true),
+      Effect.catchIf(isExisting, () => Effect.succeed(false)),
+      Effect.tap((won) => wonIf(own, won)),
+      Effect.uninterruptible
+    )
+
+  // Steps 6 to 8, the one place where the lock changes hands. Every way out but "won" leaves no slot of ours behind.
+  const take = (
+    own: Candidature,
+    current: Predecessor,
+    visited: ReadonlySet<string>
+  ): Effect.Effect<"won" | "again" | "listen again" | Predecessor, FileFailure> =>
+    Effect.gen(function* () {
+      const { directory } = own
+      const temporary = `t.${own.record.nonce}`
+      const slot = `slot.${current.nonce}`
+      if (own.record.epoch <= current.epoch) {
+        // The file may be linked elsewhere, so it is replaced, never written in place.
+        const epoch = Math.max(current.epoch + 1, yield* Clock.currentTimeMillis)
+        own.record = InstanceRecord.update(own.record, { epoch })
+        yield* replace(files, directory, own.record, temporary)
+      }
+      const linked = yield* directory.link(temporary, slot).pipe(
+        Effect.as(true),
+        Effect.catchIf(isExisting, () => Effect.succeed(false))
+      )
+      if (!linked) {
+        const successor = yield* look(directory, slot)
+        if (successor._tag === "Missing") return "again"
+        if (successor.nonce !== own.record.nonce) return successor
+      }
+      const commit = Effect.gen(function* () {
+        // Step 7. A starter that slept since it read the record could succeed an owner twice without this look; and an
+        // owner that led again since, after it had backed out of a slot, has a higher epoch than that slot tells.
+        const now = yield* look(directory, directory.lockName)
+        if (now._tag === "Missing" || !visited.has(now.nonce) || now.epoch >= own.record.epoch) {
+          return yield* Effect.as(directory.unlink(slot), "again" as const)
+        }
+        if (!(yield* inPlace(own))) return yield* Effect.as(directory.unlink(slot), "listen again" as const)
+        return yield* directory.rename(slot, directory.lockName).pipe(
+          Effect.as("won" as const),
+          Effect.catchIf(
+            (failure) => failure.code === "ENOENT",
+            () => Effect.succeed("again" as const)
+          ),
+          Effect.catchAll((failure) => Effect.as(mine(own, failure), "won" as const))
+        )
+      })
+      return yield* commit.pipe(
+        Effect.tap((step) => wonIf(own, step === "won")),
+        Effect.tapError(() => Effect.ignore(directory.unlink(slot)))
+      )
+    }).pipe(Effect.uninterruptible)
+
+  return { judge, living, decide }
+}
+
+/**
+ * What stands under a name.
+ *
+ * @since 0.1.0
+ * @category operations
+ */
+export const look = (directory: LockDirectory, name: string): Effect.Effect<Seen, FileFailure> =>
+  Effect.map(directory.read(name), (content) => interpret(name, content))
+
+const interpret = (name: string, content: Content): Seen => {
+  // Names these very bytes, so that even an unreadable record can have exactly one successor.
+  const pseudoNonce = (identity: string | Uint8Array) =>
+    createHash("sha256").update(name).update("\0").update(identity).digest("hex").slice(0, 32)
+  const unreadable = (identity: string | Uint8Array, detail: string): Seen => ({
+    _tag: "Unreadable",
+    name,
+    nonce: pseudoNonce(identity),
+    epoch: 0,
+    detail
+  })
+  switch (content._tag) {
+    case "Missing":
+      return content
+    case "Special":
+      return unreadable(content.identity, `there is a ${content.kind} where the record should be`)
+    case "TooLarge":
+      return unreadable(
+        content.head,
+        `the file has ${content.size} bytes, a record has at most ${InstanceRecord.maxBytes}`
+      )
+    case "Bytes": {
+      const decoded = InstanceRecord.decode(content.bytes)
+      if (Either.isRight(decoded)) {
+        const record = decoded.right
+        return { _tag: "Recorded", name, nonce: record.nonce, epoch: record.epoch, record }
+      }
+      return decoded.left._tag === "Newer"
+        ? { _tag: "Newer", name, nonce: pseudoNonce(content.bytes), epoch: 0, header: decoded.left.header }
+        : unreadable(content.bytes, decoded.left.detail)
+    }
+  }
+}
+
+const isExisting = (failure: FileFailure): boolean => failure.code === "EEXIST"
+
+// In the same uninterruptible region as the commit, so that an interruption right after it still releases.
+const wonIf = (own: Candidature, won: boolean) =>
+  Effect.sync(() => {
+    if (won) own.state = "leading"
+  })
+
+// After an ambiguous error: if the nonce is ours, we won.
+const mine = (own: Candidature, failure: FileFailure): Effect.Effect<void, FileFailure> =>
+  Effect.flatMap(look(own.directory, own.directory.lockName), (seen) =>
+    isOurs(own, seen) ? Effect.void : Effect.fail(failure)
+  )
+
+/**
+ * Whether what was seen is the record of this candidature.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isOurs = (own: Candidature, seen: Seen): boolean =>
+  seen._tag === "Recorded" && seen.nonce === own.record.nonce
+
+/**
+ * Whether the liveness witness of this candidature still stands where its record says.
+ *
+ * @since 0.1.0
+ * @category operations
+ */
+export const inPlace = (own: Candidature): Effect.Effect<boolean, FileFailure> => {
+  const witness = own.record.witness
+  return witness === null
+    ? Effect.succeed(true)
+    : Effect.map(
+        own.directory.stat(witness.name),
+        (standing) =>
+          Option.isSome(standing) && standing.value.device === witness.device && standing.value.inode === witness.inode
+      )
+}
+
+/**
+ * Puts a record under a name, whatever stood there: written whole, then renamed.
+ *
+ * @since 0.1.0
+ * @category operations
+ */
+export const replace = Effect.fnUntraced(function* (
+  files: LockFiles["Type"],
+  directory: LockDirectory,
+  record: Record,
+  name: string
+): Effect.fn.Return<void, FileFailure> {
+  const temporary = `t.${yield* files.random(16)}`
+  yield* directory.write(temporary, InstanceRecord.encode(record))
+  yield* directory.rename(temporary, name)
+})

@@ -1,0 +1,1054 @@
+/**
+ * The bundled bin as its users have it: each test starts real processes, in a directory of its own.
+ */
+import { type ChildProcess, spawn, spawnSync } from "node:child_process"
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync
+} from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Effect, type Scope } from "effect"
+import { bundle, root } from "../scripts/bundle.mjs"
+import { version } from "../src/Cli.js"
+
+let folder: string
+let bin: string
+
+beforeAll(async () => {
+  folder = realpathSync(mkdtempSync(join(tmpdir(), "effect-single-instance-cli-")))
+  bin = join(folder, "bin.mjs")
+  const { text } = await bundle(join(root, "src/bin.ts"))
+  writeFileSync(bin, text)
+})
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+// -------------------------------------------------------------------------------------
+// processes
+// -------------------------------------------------------------------------------------
+
+interface Started {
+  readonly pid: number
+  readonly process: ChildProcess
+  readonly stdout: () => string
+  readonly stderr: () => string
+  /** The JSON objects on stdout; other lines are those of a command. */
+  readonly events: () => ReadonlyArray<any>
+  /** Waits for an event, the nth of its name. */
+  readonly event: (name: string, nth?: number) => Effect.Effect<any>
+  /** Waits for text on either stream. */
+  readonly says: (text: string) => Effect.Effect<void>
+  readonly kill: (signal: NodeJS.Signals) => Effect.Effect<void>
+  /** Its exit code, or the signal that ended it; waits for the end of its output, too. */
+  readonly exit: Effect.Effect<number | NodeJS.Signals>
+}
+
+interface StartOptions {
+  readonly cwd?: string
+  readonly env?: NodeJS.ProcessEnv
+  /** Left out: nothing. Open as long as `end` is not true. */
+  readonly stdin?: string
+  readonly open?: boolean
+}
+
+const until = (what: () => string, condition: () => boolean, seconds = 30) =>
+  Effect.gen(function* () {
+    for (let round = 0; round < seconds * 50; round++) {
+      if (condition()) return
+      yield* Effect.sleep("20 millis")
+    }
+    assert.fail(`in vain: ${what()}`)
+  })
+
+const environment = () => {
+  const env: NodeJS.ProcessEnv = { ...process.env, NO_COLOR: "" }
+  for (const name of Object.keys(env)) if (name.startsWith("SINGLE_INSTANCE_")) delete env[name]
+  return env
+}
+
+/** Starts a program in a group of its own, which dies with the test. */
+const start = (
+  command: string,
+  args: ReadonlyArray<string>,
+  options: StartOptions = {}
+): Effect.Effect<Started, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.async<Started>((resume) => {
+      const child = spawn(command, args, {
+        cwd: options.cwd ?? folder,
+        env: { ...environment(), ...options.env },
+        stdio: "pipe",
+        detached: true
+      })
+      const chunks: { stdout: Array<Buffer>; stderr: Array<Buffer> } = { stdout: [], stderr: [] }
+      let closed: number | NodeJS.Signals | undefined
+      child.stdout.on("data", (chunk) => chunks.stdout.push(chunk))
+      child.stderr.on("data", (chunk) => chunks.stderr.push(chunk))
+      child.stdin.on("error", () => {})
+      if (options.stdin !== undefined) child.stdin.write(options.stdin)
+      if (options.open !== true) child.stdin.end()
+      const text = (stream: "stdout" | "stderr") => Buffer.concat(chunks[stream]).toString("utf8")
+      const all = () => `${args.slice(1).join(" ")} → ${closed}\n${text("stdout")}${text("stderr")}`
+      const events = () =>
+        text("stdout")
+          .split("\n")
+          .flatMap((line) => (line.startsWith('{"event":') ? [JSON.parse(line)] : []))
+      const named = (name: string) => events().filter((event) => event.event === name)
+      child.once("close", (code, signal) => {
+        closed = code ?? signal!
+      })
+      child.once("error", (error) => resume(Effect.die(error)))
+      child.once("spawn", () =>
+        resume(
+          Effect.succeed<Started>({
+            pid: child.pid!,
+            process: child,
+            stdout: () => text("stdout"),
+            stderr: () => text("stderr"),
+            events,
+            event: (name, nth = 1) =>
+              until(
+                () => `event ${name} ${nth} of ${all()}`,
+                () => named(name).length >= nth
+              ).pipe(Effect.map(() => named(name)[nth - 1])),
+            says: (words) =>
+              until(
+                () => `"${words}" of ${all()}`,
+                () => text("stdout").includes(words) || text("stderr").includes(words)
+              ),
+            kill: (signal) => Effect.sync(() => void child.kill(signal)),
+            exit: until(
+              () => `the end of ${all()}`,
+              () => closed !== undefined
+            ).pipe(Effect.map(() => closed!))
+          })
+        )
+      )
+    }),
+    ({ pid, process: child }) =>
+      Effect.async<void>((resume) => {
+        const done = () => resume(Effect.void)
+        if (child.exitCode !== null || child.signalCode !== null) done()
+        else child.once("exit", done)
+        try {
+          process.kill(-pid, "SIGKILL")
+        } catch {
+          // The group has ended.
+        }
+      })
+  )
+
+const isRunning = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0)
+  } catch {
+    return false
+  }
+  // What nobody waits for any more stays as a zombie where there is no init.
+  const stat = `/proc/${pid}/stat`
+  return !existsSync(stat) || !/^[ZX]/.test(readFileSync(stat, "utf8").split(") ").at(-1)!)
+}
+
+const goesAway = (pid: number) =>
+  until(
+    () => `the end of process ${pid}`,
+    () => !isRunning(pid),
+    8
+  )
+
+/** A directory, and the bin that works in it. */
+const setup = Effect.map(
+  Effect.acquireRelease(
+    Effect.sync(() => mkdtempSync(join(folder, "test-"))),
+    (directory) => Effect.sync(() => rmSync(directory, { recursive: true, force: true }))
+  ),
+  (directory) => {
+    const dir = join(directory, "locks")
+    const cli = (words: ReadonlyArray<string>, options?: StartOptions) => {
+      const at = words.includes("--") ? words.indexOf("--") : words.length
+      return start(process.execPath, [bin, ...words.slice(0, at), "--dir", dir, ...words.slice(at)], options)
+    }
+    return {
+      directory,
+      dir,
+      cli,
+      /** Runs it to its end. */
+      done: (words: ReadonlyArray<string>, options?: StartOptions) =>
+        Effect.flatMap(cli(words, options), (started) => Effect.map(started.exit, (code) => ({ ...started, code }))),
+      record: () => join(dir, readdirSync(dir)[0]!, "lock")
+    }
+  }
+)
+
+const node = JSON.stringify(process.execPath)
+/** A command for the shell that prints its arguments as JSON. */
+const printArguments = `${node} -e 'console.log(JSON.stringify(process.argv.slice(1)))' --`
+
+describe.skipIf(process.platform === "win32")("single-instance", () => {
+  describe("run", () => {
+    it.scopedLive("runs the command with our input, output and exit code", () =>
+      Effect.gen(function* () {
+        const { done } = yield* setup
+        const ran = yield* done(["run", "app", "--", "sh", "-c", 'read line; echo "got $line"; echo no >&2; exit 3'], {
+          stdin: "a line\n"
+        })
+        assert.strictEqual(ran.stdout(), "got a line\n")
+        assert.strictEqual(ran.stderr(), "no\n")
+        assert.strictEqual(ran.code, 3)
+      })
+    )
+
+    it.scopedLive("hands over to the first, without a handler to 0", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["run", "app", "--json", "--", "sleep", "60"])
+        const primary = yield* first.event("primary")
+        assert.hasAllKeys(primary, ["event", "id", "pid", "epoch", "took", "endpoints"])
+        assert.strictEqual(primary.id, "app")
+        assert.strictEqual(primary.pid, first.pid)
+        assert.strictEqual(primary.took, "free")
+        assert.isAbove(primary.epoch, 0)
+        assert.strictEqual(primary.endpoints[0].protocol, "unix")
+
+        const second = yield* done(["run", "app", "--json", "--", "sleep", "60"])
+        assert.strictEqual(second.code, 0)
+        const delivered = second.events()[0]
+        assert.hasAllKeys(delivered, ["event", "message", "protocol", "exitCode", "primary"])
+        assert.strictEqual(delivered.exitCode, 0)
+        assert.strictEqual(delivered.protocol, "unix")
+        assert.deepStrictEqual(delivered.primary, { pid: first.pid })
+
+        const launch = yield* first.event("launch")
+        assert.deepStrictEqual(launch, {
+          event: "launch",
+          message: delivered.message,
+          argv: ["sleep", "60"],
+          cwd: folder,
+          protocol: "unix",
+          from: { pid: second.pid }
+        })
+      })
+    )
+
+    it.scopedLive("shows what --on-launch prints and ends with its exit code", () =>
+      Effect.gen(function* () {
+        const { cli, directory, done } = yield* setup
+        const script = join(directory, "on launch.sh")
+        writeFileSync(script, 'echo "out of $PWD"; echo "err" >&2; env | grep ^SINGLE_INSTANCE_ | sort; cat; exit 7')
+        const first = yield* cli(["run", "app", "--json", "--on-launch", `sh '${script}'`, "--", "sleep", "60"])
+        const { epoch } = yield* first.event("primary")
+        const second = yield* done(["run", "app", "--stdin", "--", "x"], { cwd: directory, stdin: "this\nand that" })
+        const { message } = yield* first.event("launch")
+        assert.strictEqual(
+          second.stdout(),
+          [
+            `out of ${directory}`,
+            `SINGLE_INSTANCE_EPOCH=${epoch}`,
+            `SINGLE_INSTANCE_FROM_PID=${second.pid}`,
+            "SINGLE_INSTANCE_ID=app",
+            `SINGLE_INSTANCE_MESSAGE=${message}`,
+            "this\nand that"
+          ].join("\n")
+        )
+        assert.strictEqual(second.stderr(), "err\n")
+        assert.strictEqual(second.code, 7)
+
+        // Without --stdin it has none, and none of the primary's.
+        const third = yield* done(["run", "app", "--json", "--", "x"], { stdin: "ours" })
+        assert.notInclude(third.stdout(), "ours")
+        assert.strictEqual((yield* third.event("delivered")).exitCode, 7)
+        assert.strictEqual(third.code, 7)
+      })
+    )
+
+    it.scopedLive("gives --on-launch the arguments byte for byte", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["run", "app", "--json", "--on-launch", printArguments, "--", "sleep", "60"])
+        yield* first.event("primary")
+        const rows = [
+          ["plain"],
+          ["", " leading", "trailing ", "  ", "\t"],
+          ["two\nlines", "\n", "a\r\nb"],
+          ["--help", "-h", "--version", "--json", "--dir", "/nowhere", "-x", "--", "-"],
+          ["$HOME", "`id`", "$(id)", "a;b", "a|b", "a&b", "'", '"', "\\", "*", "~", "!!", "%PATH%", "#x"],
+          ["👩‍👩‍👧 家", "é", "é", "\u202e", "\u0001\u001b[31m\u007f"],
+          ["x".repeat(100_000)]
+        ]
+        for (const [index, argv] of rows.entries()) {
+          const sent = yield* done(["run", "app", "--", ...argv])
+          assert.strictEqual(sent.code, 0, sent.stderr())
+          assert.deepStrictEqual(JSON.parse(sent.stdout()), argv)
+          assert.deepStrictEqual((yield* first.event("launch", index + 1)).argv, argv)
+        }
+      })
+    )
+
+    it.scopedLive("shows output as it comes, and waits for who reads it", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const gate = join(folder, `gate-${process.pid}`)
+        const script = `echo first; while [ ! -e '${gate}' ]; do sleep 0.05; done; head -c 3000000 /dev/zero | tr '\\0' x; echo last; :`
+        const first = yield* cli(["run", "app", "--json", "--on-launch", script, "--", "sleep", "60"])
+        yield* first.event("primary")
+        const second = yield* cli(["run", "app", "--timeout", "2s", "--", "x"])
+        yield* second.says("first\n")
+        second.process.stdout!.pause()
+        writeFileSync(gate, "")
+        // Longer than the timeout: a sender whose reader is slow is not a silent primary.
+        yield* Effect.sleep("4 seconds")
+        assert.isNull(second.process.exitCode)
+        second.process.stdout!.resume()
+        assert.strictEqual(yield* second.exit, 0)
+        assert.strictEqual(second.stderr(), "")
+        assert.strictEqual(second.stdout().length, "first\nlast\n".length + 3_000_000)
+        rmSync(gate)
+      })
+    )
+
+    it.scopedLive("answers when the command ended, though a daemon of it holds the output", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli([
+          "run",
+          "app",
+          "--json",
+          "--on-launch",
+          "sleep 300 & echo $! ; :",
+          "--",
+          "sleep",
+          "60"
+        ])
+        yield* first.event("primary")
+        const second = yield* done(["run", "app", "--", "x"])
+        assert.strictEqual(second.code, 0)
+        const pid = Number(second.stdout())
+        assert.isTrue(isRunning(pid), "it was left running on purpose")
+        process.kill(pid, "SIGKILL")
+      })
+    )
+
+    it.scopedLive("ends --on-launch and all that it started with Ctrl-C of the later one", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const first = yield* cli([
+          "run",
+          "app",
+          "--json",
+          "--on-launch",
+          "sleep 300 & echo $$ $!; wait; :",
+          "--",
+          "sleep",
+          "60"
+        ])
+        yield* first.event("primary")
+        for (const [signal, code] of [
+          ["SIGINT", 130],
+          ["SIGTERM", 143],
+          ["SIGHUP", 129]
+        ] as const) {
+          const second = yield* cli(["run", "app", "--", "x"])
+          yield* second.says("\n")
+          const pids = second.stdout().trim().split(" ").map(Number)
+          assert.isTrue(pids.every(isRunning))
+          yield* second.kill(signal)
+          assert.strictEqual(yield* second.exit, code)
+          for (const pid of pids) yield* goesAway(pid)
+        }
+        // The loss of the later one does the same.
+        const second = yield* cli(["run", "app", "--", "x"])
+        yield* second.says("\n")
+        const pids = second.stdout().trim().split(" ").map(Number)
+        yield* second.kill("SIGKILL")
+        for (const pid of pids) yield* goesAway(pid)
+        assert.isTrue(isRunning(first.pid))
+      })
+    )
+
+    it.scopedLive("ends --on-launch that does not listen to SIGTERM", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const script = `trap "" TERM; echo $$; while :; do sleep 1; done; :`
+        const first = yield* cli(["run", "app", "--json", "--on-launch", script, "--", "sleep", "60"])
+        yield* first.event("primary")
+        const second = yield* cli(["run", "app", "--", "x"])
+        yield* second.says("\n")
+        const pid = Number(second.stdout())
+        yield* second.kill("SIGINT")
+        assert.strictEqual(yield* second.exit, 130)
+        yield* goesAway(pid)
+      })
+    )
+
+    it.scopedLive("lets accepted launches end when the command has ended, but not for ever", () =>
+      Effect.gen(function* () {
+        const { cli, dir, done } = yield* setup
+        const env = { SINGLE_INSTANCE_DRAIN: "1 seconds" }
+        const script = "echo $$; sleep 300; :"
+        const first = yield* cli(["run", "app", "--json", "--on-launch", script, "--", "sh", "-c", "read x; exit 4"], {
+          env,
+          open: true
+        })
+        yield* first.event("primary")
+        const second = yield* cli(["run", "app", "--json", "--", "x"])
+        const { text } = yield* second.event("output")
+        first.process.stdin!.end("\n")
+        yield* Effect.sleep("500 millis")
+        const newcomer = yield* done(["send", "app"])
+        assert.strictEqual(newcomer.code, 69)
+        assert.strictEqual(yield* first.exit, 4)
+        assert.strictEqual(yield* second.exit, 76)
+        assert.deepInclude(second.events().at(-1), { error: "ProtocolError", reason: "HandlerInterrupted" })
+        yield* goesAway(Number(text))
+        assert.isTrue(existsSync(dir))
+      })
+    )
+
+    it.scopedLive("gives exit codes as a shell does", () =>
+      Effect.gen(function* () {
+        const { cli, directory, done } = yield* setup
+        assert.strictEqual((yield* done(["run", "a", "--", "sh", "-c", "kill -KILL $$"])).code, 137)
+        assert.strictEqual((yield* done(["run", "a", "--", "sh", "-c", "kill -TERM $$"])).code, 143)
+        const missing = yield* done(["run", "a", "--json", "--", "/no/such/command"])
+        assert.strictEqual(missing.code, 127)
+        assert.deepInclude(missing.events().at(-1), { event: "error", error: "CommandError", reason: "NotFound" })
+        writeFileSync(join(directory, "data"), "no program")
+        const data = yield* done(["run", "a", "--", join(directory, "data")])
+        assert.strictEqual(data.code, 126)
+        assert.include(data.stderr(), join(directory, "data"))
+
+        const first = yield* cli(["run", "app", "--json", "--on-launch", "/no/such/command", "--", "sleep", "60"])
+        yield* first.event("primary")
+        const unknown = yield* done(["run", "app", "--", "x"])
+        assert.strictEqual(unknown.code, 127)
+        assert.include(unknown.stderr(), "/no/such/command")
+        const gone = mkdtempSync(join(directory, "gone-"))
+        const homeless = yield* done(["run", "app", "--", "x"], { cwd: gone })
+        assert.strictEqual(homeless.code, 127)
+
+        const killed = yield* cli(["run", "dies", "--json", "--on-launch", "kill -KILL $$; :", "--", "sleep", "60"])
+        yield* killed.event("primary")
+        assert.strictEqual((yield* done(["run", "dies", "--", "x"])).code, 137)
+      })
+    )
+
+    it.scopedLive("passes signals on, ends when the command ends, and releases the lock after that", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const command = [
+          "sh",
+          "-c",
+          'for s in INT TERM HUP QUIT USR1 USR2; do trap "echo got $s" $s; done; trap "echo bye; exit 9" TERM; echo ready; while :; do sleep 0.1; done'
+        ]
+        const first = yield* cli(["run", "app", "--", ...command])
+        yield* first.says("ready")
+        for (const signal of ["SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const) {
+          yield* first.kill(signal)
+          yield* first.says(`got ${signal.slice(3)}\n`)
+        }
+        yield* first.kill("SIGINT")
+        yield* Effect.sleep("300 millis")
+        assert.strictEqual((yield* done(["status", "app"])).code, 0)
+        yield* first.kill("SIGTERM")
+        assert.strictEqual(yield* first.exit, 9)
+        assert.strictEqual(first.stdout().match(/got INT/g)!.length, 2)
+        const status = yield* done(["status", "app", "--json"])
+        assert.strictEqual(status.events()[0].state, "released")
+      })
+    )
+
+    it.scopedLive("ends the command and with 73 when it is the primary no more", () =>
+      Effect.gen(function* () {
+        const { cli, record } = yield* setup
+        const first = yield* cli([
+          "run",
+          "app",
+          "--json",
+          "--",
+          "sh",
+          "-c",
+          'trap "echo told; exit 0" TERM; echo ready; while :; do sleep 0.1; done'
+        ])
+        yield* first.says("ready")
+        rmSync(record())
+        const lost = yield* first.event("lost")
+        assert.hasAllKeys(lost, ["event", "reason"])
+        assert.include(lost.reason, "removed")
+        assert.strictEqual(yield* first.exit, 73)
+        assert.include(first.stdout(), "told")
+        assert.strictEqual(first.events().filter(({ event }) => event === "lost" || event === "error").length, 1)
+      })
+    )
+
+    it.scopedLive("leaves the input to the first one's command, also with --stdin", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const first = yield* cli(["run", "app", "--stdin", "--", "head", "-n", "1"], { stdin: "one\n", open: true })
+        assert.strictEqual(yield* first.exit, 0)
+        assert.strictEqual(first.stdout(), "one\n")
+      })
+    )
+
+    it.scopedLive("becomes the first with what it has read when the primary goes meanwhile", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const first = yield* cli(["run", "app", "--json", "--", "sleep", "60"])
+        yield* first.event("primary")
+        const second = yield* cli(["run", "app", "--json", "--stdin", "--", "cat"], { stdin: "kept ", open: true })
+        yield* Effect.sleep("2 seconds")
+        yield* first.kill("SIGTERM")
+        assert.strictEqual(yield* first.exit, 143)
+        second.process.stdin!.end("whole")
+        assert.strictEqual(yield* second.exit, 0)
+        assert.include(second.stdout(), "kept whole")
+        assert.deepInclude(second.events()[0], { event: "primary", took: "released" })
+      })
+    )
+
+    it.scopedLive("refuses input above the limit before it is sent", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["run", "app", "--json", "--", "sleep", "60"])
+        yield* first.event("primary")
+        const second = yield* done(["run", "app", "--json", "--stdin", "--", "x"], {
+          stdin: "x".repeat(100_000),
+          open: true,
+          env: { SINGLE_INSTANCE_MAX_FRAME_BYTES: "65536" }
+        })
+        assert.strictEqual(second.code, 76)
+        assert.deepInclude(second.events()[0], { error: "ProtocolError", reason: "TooLarge", outcome: "NotDelivered" })
+      })
+    )
+
+    it.scopedLive("gives up on a primary that keeps silent, with 75", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["run", "app", "--json", "--", "sleep", "60"])
+        yield* first.event("primary")
+        yield* first.kill("SIGSTOP")
+        const second = yield* done(["run", "app", "--json", "--timeout", "1500ms", "--", "x"])
+        assert.strictEqual(second.code, 75)
+        assert.deepInclude(second.events()[0], {
+          event: "error",
+          error: "TimeoutError",
+          outcome: "NotDelivered",
+          primary: { pid: first.pid }
+        })
+        // And is interrupted while it waits.
+        const third = yield* cli(["run", "app", "--", "x"])
+        yield* Effect.sleep("1 seconds")
+        yield* third.kill("SIGINT")
+        assert.strictEqual(yield* third.exit, 130)
+        yield* first.kill("SIGCONT")
+      })
+    )
+  })
+
+  describe("listen", () => {
+    it.scopedLive("prints a line per event until it is stopped", () =>
+      Effect.gen(function* () {
+        const { cli, directory, done } = yield* setup
+        for (const [signal, code] of [
+          ["SIGINT", 130],
+          ["SIGTERM", 143],
+          ["SIGHUP", 129]
+        ] as const) {
+          const listener = yield* cli(["listen", "app", "--json"])
+          const primary = yield* listener.event("primary")
+          assert.strictEqual(primary.pid, listener.pid)
+          const sent = yield* done(["send", "app", "--json", "--", "a b", "--help", ""], { cwd: directory })
+          assert.strictEqual(sent.code, 0)
+          const launch = yield* listener.event("launch")
+          assert.hasAllKeys(launch, ["event", "message", "argv", "cwd", "protocol", "from"])
+          assert.deepStrictEqual(launch.argv, ["a b", "--help", ""])
+          assert.strictEqual(launch.cwd, directory)
+          assert.strictEqual(sent.events().length, 1)
+          assert.strictEqual(sent.events()[0].message, launch.message)
+          assert.deepStrictEqual(sent.events()[0].primary, { pid: listener.pid })
+          yield* listener.kill(signal)
+          assert.strictEqual(yield* listener.exit, code)
+          assert.deepStrictEqual(
+            listener.events().map(({ event }) => event),
+            ["primary", "launch", "stopped"]
+          )
+          assert.strictEqual(listener.stdout().trim().split("\n").length, 3)
+        }
+      })
+    )
+
+    it.scopedLive("says a sentence per event for people, without colours into a pipe", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const listener = yield* cli(["listen", "my app"])
+        yield* listener.says("is the primary")
+        yield* done(["send", "my app", "--", "plain", "two words", "\u001b[31mred"])
+        yield* listener.says("two words")
+        yield* listener.kill("SIGTERM")
+        yield* listener.exit
+        const lines = listener.stdout().trim().split("\n")
+        assert.strictEqual(lines.length, 3)
+        assert.include(lines[0], `${listener.pid}`)
+        assert.include(lines[1], 'plain "two words" "\\u001b[31mred"')
+        assert.notInclude(listener.stdout(), "\u001b")
+      })
+    )
+
+    it.scopedLive("ends with 73 and says who is the primary", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["listen", "app", "--json"])
+        yield* first.event("primary")
+        const second = yield* done(["listen", "app", "--json"])
+        assert.strictEqual(second.code, 73)
+        assert.strictEqual(second.events().length, 1)
+        assert.deepInclude(second.events()[0], {
+          event: "error",
+          error: "LockError",
+          reason: "AlreadyRunning",
+          outcome: "NotDelivered",
+          primary: { pid: first.pid }
+        })
+        const third = yield* done(["listen", "app"])
+        assert.strictEqual(third.code, 73)
+        assert.strictEqual(third.stdout(), "")
+        assert.include(third.stderr(), `${first.pid}`)
+      })
+    )
+
+    it.scopedLive("takes over as a standby after SIGKILL and after a clean end", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["listen", "app", "--json"])
+        const { epoch } = yield* first.event("primary")
+        const second = yield* cli(["listen", "app", "--json", "--standby"])
+        assert.deepStrictEqual(yield* second.event("standby"), { event: "standby", primary: { pid: first.pid } })
+        yield* first.kill("SIGKILL")
+        const heir = yield* second.event("primary")
+        assert.strictEqual(heir.took, "dead")
+        assert.isAbove(heir.epoch, epoch)
+        assert.strictEqual((yield* done(["send", "app", "--", "x"])).code, 0)
+        assert.deepStrictEqual((yield* second.event("launch")).argv, ["x"])
+
+        const third = yield* cli(["listen", "app", "--json", "--standby"])
+        yield* third.event("standby")
+        const fourth = yield* cli(["listen", "app", "--json", "--standby"])
+        yield* fourth.event("standby")
+        yield* fourth.kill("SIGTERM")
+        assert.strictEqual(yield* fourth.exit, 143)
+        assert.deepStrictEqual(fourth.events().at(-1), { event: "stopped" })
+        yield* second.kill("SIGTERM")
+        assert.strictEqual(yield* second.exit, 143)
+        assert.strictEqual((yield* third.event("primary")).took, "released")
+      })
+    )
+
+    it.scopedLive("tells that it is the primary no more, and ends with 73", () =>
+      Effect.gen(function* () {
+        const { cli, record } = yield* setup
+        const listener = yield* cli(["listen", "app", "--json"])
+        yield* listener.event("primary")
+        writeFileSync(record(), "something else")
+        assert.strictEqual(yield* listener.exit, 73)
+        assert.deepStrictEqual(
+          listener.events().map(({ event }) => event),
+          ["primary", "lost"]
+        )
+        assert.include(listener.events()[1].reason, "overwritten")
+      })
+    )
+
+    it.scopedLive("ends quietly when nobody reads any more", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const listener = yield* cli(["listen", "app", "--json"])
+        yield* listener.event("primary")
+        listener.process.stdout!.destroy()
+        yield* done(["send", "app", "--", "x"])
+        assert.strictEqual(yield* listener.exit, 141)
+        assert.strictEqual(listener.stderr(), "")
+        assert.strictEqual((yield* done(["status", "app"])).code, 69)
+      })
+    )
+
+    it.scopedLive("receives each of 20 launches at once exactly once", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const listener = yield* cli(["listen", "app", "--json"])
+        yield* listener.event("primary")
+        const numbers = Array.from({ length: 20 }, (_, index) => String(index))
+        const sent = yield* Effect.forEach(numbers, (number) => done(["send", "app", "--json", "--", number]), {
+          concurrency: "unbounded"
+        })
+        for (const { code, stderr } of sent) assert.strictEqual(code, 0, stderr())
+        yield* listener.event("launch", 20)
+        const launches = listener.events().filter(({ event }) => event === "launch")
+        assert.deepStrictEqual(launches.flatMap(({ argv }) => argv).sort(), [...numbers].sort())
+        assert.strictEqual(new Set(launches.map(({ message }) => message)).size, 20)
+      })
+    )
+  })
+
+  describe("send", () => {
+    it.scopedLive("fails with 69 where nobody is there, and creates nothing", () =>
+      Effect.gen(function* () {
+        const { dir, done } = yield* setup
+        const sent = yield* done(["send", "app", "--json", "--", "x"])
+        assert.strictEqual(sent.code, 69)
+        assert.strictEqual(sent.events().length, 1)
+        const { message, ...event } = sent.events()[0]
+        assert.deepStrictEqual(event, {
+          event: "error",
+          error: "ProtocolError",
+          reason: "Unreachable",
+          outcome: "NotDelivered"
+        })
+        assert.match(message, /nobody/i)
+        assert.isFalse(existsSync(dir))
+      })
+    )
+
+    it.scopedLive("shows what the handler prints, and under --json the events", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const script = "printf 'h\\303'; sleep 0.3; printf '\\251'; echo err >&2; exit 5; :"
+        const first = yield* cli(["run", "app", "--json", "--on-launch", script, "--", "sleep", "60"])
+        yield* first.event("primary")
+        const plain = yield* done(["send", "app", "--", "x"])
+        assert.strictEqual(plain.code, 5)
+        assert.strictEqual(plain.stdout(), "hé")
+        assert.strictEqual(plain.stderr(), "err\n")
+        const json = yield* done(["send", "app", "--json", "--", "x"])
+        assert.strictEqual(json.code, 5)
+        assert.strictEqual(json.stderr(), "")
+        const text = (stream: string) =>
+          json
+            .events()
+            .filter((event) => event.event === "output" && event.stream === stream)
+            .map((event) => event.text)
+            .join("")
+        assert.strictEqual(text("stdout"), "hé")
+        assert.strictEqual(text("stderr"), "err\n")
+        assert.strictEqual(json.events().at(-1).exitCode, 5)
+      })
+    )
+
+    it.scopedLive("stops when nobody reads what the handler prints", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const first = yield* cli(["run", "app", "--json", "--on-launch", "echo $$; yes; :", "--", "sleep", "60"])
+        yield* first.event("primary")
+        const sent = yield* cli(["send", "app", "--", "x"])
+        yield* sent.says("\n")
+        const pid = Number.parseInt(sent.stdout(), 10)
+        sent.process.stdout!.destroy()
+        assert.strictEqual(yield* sent.exit, 141)
+        assert.strictEqual(sent.stderr(), "")
+        yield* goesAway(pid)
+
+        const full = yield* start("sh", ["-c", '"$@" > /dev/full', "sh", process.execPath, bin, "--version"])
+        assert.strictEqual(yield* full.exit, existsSync("/dev/full") ? 74 : 0)
+      })
+    )
+
+    it.scopedLive("fails with 76 where the protocols do not meet", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const listener = yield* cli(["listen", "app", "--json", "--protocol", "unix,pipe"])
+        const { endpoints } = yield* listener.event("primary")
+        assert.deepStrictEqual(
+          endpoints.map(({ protocol }: { readonly protocol: string }) => protocol),
+          ["unix"]
+        )
+        const sent = yield* done(["send", "app", "--json", "--protocol", "pipe", "--", "x"])
+        assert.strictEqual(sent.code, 76)
+        assert.deepInclude(sent.events()[0], { error: "ProtocolError", reason: "AllFailed", outcome: "NotDelivered" })
+        const deaf = yield* done(["listen", "other", "--json", "--protocol", "pipe"])
+        assert.strictEqual(deaf.code, 76)
+      })
+    )
+  })
+
+  describe("status", () => {
+    it.scopedLive("tells who is there before, during and after, and changes nothing", () =>
+      Effect.gen(function* () {
+        const { cli, dir, done } = yield* setup
+        const status = Effect.map(done(["status", "app", "--json"]), ({ code, events }) => ({ code, ...events()[0] }))
+
+        const before = yield* status
+        assert.deepInclude(before, { code: 69, event: "status", id: "app", state: "free", pid: null, alive: false })
+        assert.isFalse(existsSync(dir))
+
+        const listener = yield* cli(["listen", "app", "--json"])
+        const { endpoints, epoch } = yield* listener.event("primary")
+        const during = yield* status
+        assert.deepInclude(during, { code: 0, state: "primary", pid: listener.pid, epoch, alive: true })
+        assert.deepStrictEqual(during.endpoints, endpoints)
+        assert.approximately(Date.parse(during.since), Date.now(), 60_000)
+        assert.isString(during.evidence)
+        const text = yield* done(["status", "app"])
+        assert.strictEqual(text.code, 0)
+        assert.include(text.stdout(), `Process ${listener.pid} is the primary`)
+        assert.notInclude(text.stdout(), "\u001b")
+
+        yield* listener.kill("SIGKILL")
+        yield* listener.exit
+        const files = readdirSync(dir, { recursive: true }).sort()
+        assert.deepInclude(yield* status, { code: 69, state: "dead", pid: listener.pid, alive: false })
+        assert.deepStrictEqual(readdirSync(dir, { recursive: true }).sort(), files)
+
+        yield* done(["run", "app", "--", "true"])
+        assert.deepInclude(yield* status, { code: 69, state: "released", alive: false })
+      })
+    )
+
+    it.scopedLive("ends with 73 where it cannot be told", () =>
+      Effect.gen(function* () {
+        const { done, record } = yield* setup
+        yield* done(["run", "app", "--", "true"])
+        writeFileSync(record(), "garbage")
+        const status = yield* done(["status", "app", "--json"])
+        assert.strictEqual(status.code, 73)
+        assert.deepInclude(status.events()[0], { state: "unreadable", alive: null, pid: null })
+        writeFileSync(record(), "ESI9 of a later version\n")
+        assert.strictEqual((yield* done(["status", "app", "--json"])).events()[0].state, "newer")
+      })
+    )
+  })
+
+  describe("break", () => {
+    it.scopedLive("replaces a corrupt record, with --yes or not at all", () =>
+      Effect.gen(function* () {
+        const { done, record } = yield* setup
+        yield* done(["run", "app", "--", "true"])
+        writeFileSync(record(), "garbage")
+        const start = yield* done(["run", "app", "--json", "--", "true"])
+        assert.strictEqual(start.code, 73)
+        assert.deepInclude(start.events()[0], { error: "LockError", reason: "RecordUnreadable" })
+
+        const asked = yield* done(["break", "app"])
+        assert.strictEqual(asked.code, 64)
+        assert.include(asked.stdout(), "cannot be read")
+        assert.include(asked.stderr(), "--yes")
+        assert.strictEqual(readFileSync(record(), "utf8"), "garbage")
+
+        const broken = yield* done(["break", "app", "--yes", "--json"])
+        assert.strictEqual(broken.code, 0)
+        assert.deepStrictEqual(
+          broken.events().map(({ event }) => event),
+          ["status", "broken"]
+        )
+        assert.strictEqual((yield* done(["run", "app", "--", "true"])).code, 0)
+        const nothing = yield* done(["break", "app", "--yes"])
+        assert.strictEqual(nothing.code, 0)
+        assert.include(nothing.stdout(), "Nobody is the primary")
+      })
+    )
+
+    it.scopedLive("refuses while the owner or any witness lives", () =>
+      Effect.gen(function* () {
+        const { cli, done, record } = yield* setup
+        const listener = yield* cli(["listen", "app", "--json"])
+        yield* listener.event("primary")
+        yield* listener.kill("SIGSTOP")
+        const refused = yield* done(["break", "app", "--yes", "--json"])
+        assert.strictEqual(refused.code, 73)
+        assert.deepInclude(refused.events().at(-1), {
+          error: "LockError",
+          reason: "BreakRefused",
+          primary: { pid: listener.pid }
+        })
+        const whole = readFileSync(record())
+        writeFileSync(record(), "garbage")
+        const still = yield* done(["break", "app", "--yes", "--json"])
+        assert.strictEqual(still.code, 73)
+        assert.deepInclude(still.events().at(-1), { error: "LockError", reason: "BreakRefused" })
+        assert.strictEqual(readFileSync(record(), "utf8"), "garbage")
+        writeFileSync(record(), whole)
+      })
+    )
+  })
+
+  describe("the command line", () => {
+    it.scopedLive("ends with 64 and says what is wrong", () =>
+      Effect.gen(function* () {
+        const rows: ReadonlyArray<readonly [ReadonlyArray<string>, string]> = [
+          [[], "COMMANDS"],
+          [["dance"], "'run', 'listen', 'send', 'status', 'break'"],
+          [["run"], "<id>"],
+          [["status"], "<id>"],
+          [["status", ""], "must not be empty"],
+          [["status", "app", "--frobnicate"], "--frobnicate"],
+          [["status", "app", "other"], "other"],
+          [["run", "app"], "--"],
+          [["run", "app", "--"], "--"],
+          [["run", "app", "sleep", "60"], "sleep"],
+          [["send", "app", "word"], "word"],
+          [["send", "app", "--timeout", "soon", "--", "x"], "soon"],
+          [["send", "app", "--timeout", "-5s", "--", "x"], "-5s"],
+          [["send", "app", "--timeout", "Infinity", "--", "x"], "Infinity"],
+          [["send", "app", "--protocol", "unix,telepathy", "--", "x"], "unix, pipe"],
+          [["send", "app", "--protocol", "", "--", "x"], "--protocol"],
+          [["run", "app", "--on-launch", " ", "--", "x"], "--on-launch"],
+          [["status", "app", "--dir", ""], "--dir"]
+        ]
+        yield* Effect.forEach(
+          rows,
+          ([words, expected]) =>
+            Effect.gen(function* () {
+              const started = yield* start(process.execPath, [bin, ...words])
+              assert.strictEqual(yield* started.exit, 64, words.join(" "))
+              assert.include(started.stdout() + started.stderr(), expected, words.join(" "))
+              assert.notInclude(started.stderr(), "\u001b")
+            }),
+          { concurrency: 4 }
+        )
+        const json = yield* start(process.execPath, [bin, "send", "app", "--json", "--timeout", "soon", "--", "x"])
+        assert.strictEqual(yield* json.exit, 64)
+        assert.deepInclude(json.events()[0], { event: "error", error: "UsageError", outcome: "NotDelivered" })
+        assert.include(json.events()[0].message, "soon")
+      })
+    )
+
+    it.scopedLive("has help, version and completions", () =>
+      Effect.gen(function* () {
+        const shows = (...words: ReadonlyArray<string>) =>
+          Effect.gen(function* () {
+            const started = yield* start(process.execPath, [bin, ...words])
+            assert.strictEqual(yield* started.exit, 0, words.join(" "))
+            assert.strictEqual(started.stderr(), "")
+            assert.notInclude(started.stdout(), "\u001b")
+            return started.stdout()
+          })
+        assert.include(yield* shows("--help"), "single-instance")
+        for (const command of ["run", "listen", "send", "status", "break"]) {
+          const help = yield* shows(command, "--help")
+          assert.include(help, "--json")
+          assert.include(help, "--dir")
+        }
+        assert.strictEqual((yield* shows("--version")).trim(), version)
+        assert.strictEqual(version, JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version)
+        for (const shell of ["bash", "zsh", "fish"])
+          assert.include(yield* shows("--completions", shell), "single-instance")
+      })
+    )
+
+    it.scopedLive("takes options before and after the id, and an id that looks like one", () =>
+      Effect.gen(function* () {
+        const { cli, dir, done } = yield* setup
+        for (const words of [
+          ["status", "--json", "app"],
+          ["status", "app", "--json"]
+        ]) {
+          assert.strictEqual((yield* done(words)).events()[0].id, "app")
+        }
+        const hyphen = yield* start(process.execPath, [bin, "status", "--json", "--dir", dir, "--", "--help"])
+        assert.strictEqual(yield* hyphen.exit, 69)
+        assert.strictEqual(hyphen.events()[0].id, "--help")
+        const named = yield* cli(["listen", "run", "--json"])
+        assert.strictEqual((yield* named.event("primary")).id, "run")
+        const blank = yield* done(["status", " run ", "--json"])
+        assert.deepInclude(blank.events()[0], { id: " run ", state: "free" })
+      })
+    )
+
+    it.scopedLive("reads options from the environment, where the command line does not say otherwise", () =>
+      Effect.gen(function* () {
+        const { directory, dir, done } = yield* setup
+        const other = join(directory, "other")
+        const env = { SINGLE_INSTANCE_DIRECTORY: other }
+        const listener = yield* start(process.execPath, [bin, "listen", "app", "--json"], { env })
+        yield* listener.event("primary")
+        assert.isTrue(existsSync(other))
+        const sent = yield* start(process.execPath, [bin, "send", "app", "--", "x"], { env })
+        assert.strictEqual(yield* sent.exit, 0)
+        assert.strictEqual((yield* done(["send", "app", "--", "x"], { env })).code, 69)
+        assert.isFalse(existsSync(dir))
+
+        const wrong = yield* done(["send", "app", "--json", "--", "x"], { env: { SINGLE_INSTANCE_TIMEOUT: "soon" } })
+        assert.strictEqual(wrong.code, 64)
+        assert.deepInclude(wrong.events()[0], { event: "error", error: "ConfigError" })
+        assert.include(wrong.events()[0].message, "SINGLE_INSTANCE_TIMEOUT")
+      })
+    )
+
+    it.scopedLive("ends with 73 where the lock cannot live", () =>
+      Effect.gen(function* () {
+        const { dir, done } = yield* setup
+        mkdirSync(dir, { mode: 0o777 })
+        spawnSync("chmod", ["0777", dir])
+        const insecure = yield* done(["run", "app", "--json", "--", "true"])
+        assert.strictEqual(insecure.code, 73)
+        assert.deepInclude(insecure.events()[0], { error: "LockError", reason: "DirectoryInsecure" })
+        assert.deepStrictEqual(readdirSync(dir), [])
+      })
+    )
+  })
+
+  // script(1) of util-linux gives a process a terminal.
+  const terminals = spawnSync("script", ["--version"]).stdout?.includes("util-linux") === true
+  const quote = (word: string) => `'${word.replaceAll("'", "'\\''")}'`
+  const onTerminal = (words: ReadonlyArray<string>, options?: StartOptions) =>
+    start("script", ["-qefc", [process.execPath, bin, ...words].map(quote).join(" "), "/dev/null"], {
+      open: true,
+      ...options
+    })
+
+  describe.skipIf(!terminals)("on a terminal", () => {
+    it.scopedLive("asks before it breaks", () =>
+      Effect.gen(function* () {
+        const { dir, done, record } = yield* setup
+        yield* done(["run", "app", "--", "true"])
+        writeFileSync(record(), "garbage")
+        for (const [key, code] of [
+          ["n", 73],
+          ["\u0003", 130],
+          ["y", 0]
+        ] as const) {
+          const asked = yield* onTerminal(["break", "app", "--dir", dir])
+          yield* asked.says("Free the lock?")
+          assert.strictEqual(readFileSync(record(), "utf8"), "garbage")
+          asked.process.stdin!.write(key)
+          assert.strictEqual(yield* asked.exit, code)
+        }
+        assert.strictEqual((yield* done(["status", "app", "--json"])).events()[0].state, "released")
+      })
+    )
+
+    it.scopedLive("sends the command one SIGINT for one Ctrl-C", () =>
+      Effect.gen(function* () {
+        const { dir } = yield* setup
+        const script =
+          'let n = 0; process.on("SIGINT", () => { n++; setTimeout(() => { console.log("n=" + n); process.exit(6) }, 500) }); console.log("ready"); setInterval(() => {}, 1000)'
+        const first = yield* onTerminal(["run", "app", "--dir", dir, "--", process.execPath, "-e", script])
+        yield* first.says("ready")
+        first.process.stdin!.write("\u0003")
+        yield* first.says("n=")
+        assert.include(first.stdout(), "n=1")
+        assert.strictEqual(yield* first.exit, 6)
+      })
+    )
+
+    it.scopedLive("says sentences in colour, unless NO_COLOR is set", () =>
+      Effect.gen(function* () {
+        const { dir } = yield* setup
+        const first = yield* onTerminal(["run", "app", "--dir", dir, "--", "sleep", "60"])
+        yield* first.says("is the primary")
+        assert.include(first.stdout(), "\u001b[32m")
+        const second = yield* onTerminal(["run", "app", "--dir", dir, "--", "x"], { env: { NO_COLOR: "1" } })
+        assert.strictEqual(yield* second.exit, 0)
+        assert.include(second.stdout(), "answered 0")
+        assert.notInclude(second.stdout(), "\u001b")
+        first.process.stdin!.write("\u0003")
+        assert.strictEqual(yield* first.exit, 130)
+      })
+    )
+  })
+})

@@ -1,0 +1,243 @@
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
+import { InstanceLock } from "effect-single-instance/InstanceLock"
+import * as FileLock from "effect-single-instance/lock/FileLock"
+import { type LockDirectory, LockFiles } from "effect-single-instance/lock/LockFiles"
+import * as MemoryLock from "effect-single-instance/lock/MemoryLock"
+import * as NodeLockFiles from "effect-single-instance/lock/NodeLockFiles"
+import * as TestPidVerifier from "effect-single-instance/pid/TestPidVerifier"
+import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
+import { type Contender, endpoints, id, lead, suite, type World } from "./contract/InstanceLock.js"
+
+/** Runs before each operation of a process on files; may interrupt it. */
+type Tap = (operation: string, name: string) => Effect.Effect<void>
+
+/**
+ * A process's operations on files. Once it is dead they do nothing. Its liveness witness is the kernel's business: a
+ * crash closes it and leaves its name, as a real one does.
+ */
+const mortal = (files: LockFiles["Type"], tap: Tap) => {
+  let dead = false
+  const kernel: Array<() => Promise<void>> = []
+  const wrap = (directory: LockDirectory): LockDirectory => {
+    const unlessDead = <A, E, R>(operation: string, name: string, effect: Effect.Effect<A, E, R>, otherwise: A) =>
+      Effect.zipRight(
+        tap(operation, name),
+        Effect.suspend(() => (dead ? Effect.succeed(otherwise) : effect))
+      )
+    return {
+      ...directory,
+      read: (name) => Effect.zipRight(tap("read", name), directory.read(name)),
+      write: (name, bytes) => unlessDead("write", name, directory.write(name, bytes), undefined),
+      link: (from, to) => unlessDead("link", to, directory.link(from, to), undefined),
+      rename: (from, to) => unlessDead("rename", to, directory.rename(from, to), undefined),
+      unlink: (name) => unlessDead("unlink", name, directory.unlink(name), undefined),
+      openWitness: (nonce) =>
+        Effect.uninterruptible(
+          Effect.gen(function* () {
+            yield* tap("openWitness", nonce)
+            const own = yield* Scope.make()
+            const witness = yield* Effect.onError(Scope.extend(directory.openWitness(nonce), own), (cause) =>
+              Scope.close(own, Exit.failCause(cause))
+            )
+            const name = path.join(directory.path, witness.name)
+            kernel.push(async () => {
+              if (!fs.existsSync(name)) return
+              // Closing a server on Node removes its name; the death of its process does not.
+              fs.linkSync(name, `${name}.kept`)
+              await Effect.runPromise(Scope.close(own, Exit.void))
+              fs.renameSync(`${name}.kept`, name)
+            })
+            yield* Effect.addFinalizer((exit) => (dead ? Effect.void : Scope.close(own, exit)))
+            return witness
+          })
+        )
+    }
+  }
+  return {
+    files: LockFiles.of({
+      ...files,
+      find: (id) => Effect.map(files.find(id), Option.map(wrap)),
+      open: (id) => Effect.map(files.open(id), wrap)
+    }),
+    crash: Effect.promise(async () => {
+      dead = true
+      for (const close of kernel.splice(0)) await close()
+    })
+  }
+}
+
+const temporary = Effect.acquireRelease(
+  Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "esi-lock-"))),
+  (directory) => Effect.sync(() => fs.rmSync(directory, { recursive: true, force: true }))
+)
+
+interface FileWorld extends Omit<World, "spawn"> {
+  readonly folder: () => string
+  readonly spawn: (options?: TestPidVerifier.SpawnOptions, tap?: Tap) => Effect.Effect<Contender, never, Scope.Scope>
+}
+
+const fileWorld: Effect.Effect<FileWorld, never, Scope.Scope> = Effect.gen(function* () {
+  const directory = yield* temporary
+  const table = yield* TestPidVerifier.makeTable
+  const build = (process: TestPidVerifier.TestProcess, tap: Tap) =>
+    Effect.gen(function* () {
+      const verifier = TestPidVerifier.layer(process)
+      const files = NodeLockFiles.layer.pipe(
+        Layer.provide(Layer.merge(verifier, SingleInstanceConfig.layer({ directory })))
+      )
+      const mortality = mortal(Context.get(yield* Layer.build(files), LockFiles), tap)
+      const lock = FileLock.layer.pipe(Layer.provide(Layer.merge(verifier, Layer.succeed(LockFiles, mortality.files))))
+      return { lock: Context.get(yield* Layer.build(lock), InstanceLock), crash: mortality.crash }
+    })
+  // There is one instance in each world but for the test about several, which counts nothing.
+  const folder = () =>
+    path.join(directory, fs.readdirSync(directory).find((name) => name.startsWith("com-example-lock")) ?? "missing")
+  const standing = () => (fs.existsSync(folder()) ? fs.readdirSync(folder()) : [])
+  return {
+    folder,
+    spawn: (options, tap = () => Effect.void) =>
+      Effect.gen(function* () {
+        const process = yield* table.spawn(options)
+        const own = yield* build(process, tap)
+        return {
+          process,
+          lock: own.lock,
+          copy: Effect.map(build(process, tap), ({ lock }) => lock),
+          crash: Effect.zipRight(own.crash, process.crash)
+        }
+      }),
+    remove: Effect.sync(() => fs.unlinkSync(path.join(folder(), "lock"))),
+    sweep: Effect.sync(() => {
+      for (const name of standing()) if (/^[wk]\./.test(name)) fs.unlinkSync(path.join(folder(), name))
+    }),
+    standing: Effect.sync(standing)
+  }
+})
+
+const memoryWorld: Effect.Effect<World, never, Scope.Scope> = Effect.gen(function* () {
+  const store = MemoryLock.makeStore()
+  const table = yield* TestPidVerifier.makeTable
+  const build = (process: TestPidVerifier.TestProcess) =>
+    Effect.map(
+      Layer.build(
+        MemoryLock.layer.pipe(
+          Layer.provide(Layer.merge(Layer.succeed(MemoryLock.MemoryStore, store), TestPidVerifier.layer(process)))
+        )
+      ),
+      Context.get(InstanceLock)
+    )
+  return {
+    spawn: (options) =>
+      Effect.gen(function* () {
+        const process = yield* table.spawn(options)
+        return {
+          process,
+          lock: yield* build(process),
+          copy: build(process),
+          crash: Effect.zipRight(process.crash, Effect.sync(store.wake))
+        }
+      }),
+    remove: Effect.sync(() => store.set(id, undefined)),
+    sweep: Effect.void,
+    standing: Effect.sync(() => (store.get(id) === undefined ? [] : ["lock"]))
+  }
+})
+
+suite("MemoryLock", memoryWorld)
+
+suite("FileLock", fileWorld)
+
+describe("FileLock", () => {
+  it.scopedLive("keeps its record and its witness in a folder that nobody else may enter", () =>
+    Effect.gen(function* () {
+      const { folder, spawn, standing } = yield* fileWorld
+      const { record, release } = yield* lead(yield* spawn())
+      assert.strictEqual(fs.statSync(folder()).mode & 0o777, 0o700)
+      assert.strictEqual(fs.statSync(path.join(folder(), "lock")).mode & 0o777, 0o600)
+      assert.sameMembers([...(yield* standing)], ["lock", record.witness!.name])
+      yield* release
+      assert.deepStrictEqual(yield* standing, ["lock"])
+    })
+  )
+
+  it.scopedLive("collects what the dead left behind, and nothing of the living", () =>
+    Effect.gen(function* () {
+      const { folder, spawn, standing } = yield* fileWorld
+      const dead = yield* spawn()
+      const former = yield* lead(dead, ({ directory, nonce }) =>
+        Effect.sync(() => {
+          fs.writeFileSync(path.join(directory!, `s.${nonce}`), "")
+          return []
+        })
+      )
+      yield* dead.crash
+      assert.includeMembers([...(yield* standing)], [former.record.witness!.name, `s.${former.record.nonce}`])
+      // Something that is not ours.
+      fs.writeFileSync(path.join(folder(), "notes.txt"), "")
+      const { record } = yield* lead(yield* spawn())
+      assert.sameMembers([...(yield* standing)], ["lock", record.witness!.name, "notes.txt"])
+    })
+  )
+
+  for (const before of ["nothing", "released", "dead"] as const) {
+    it.scopedLive(`leaves neither a lock nor litter where it is interrupted at any operation: ${before} before`, () =>
+      Effect.gen(function* () {
+        let at = 0
+        let reached = true
+        for (; reached; at++) {
+          const { spawn, standing } = yield* fileWorld
+          const left: Array<string> = []
+          if (before !== "nothing") {
+            const former = yield* spawn()
+            const leading = yield* lead(former)
+            yield* before === "dead" ? former.crash : leading.release
+            // Whoever takes over collects it; after a minute, where that one was interrupted before it could.
+            if (before === "dead") left.push(leading.record.witness!.name)
+          }
+          let operations = 0
+          let fiber: Fiber.RuntimeFiber<unknown, unknown> | undefined
+          const interrupted = yield* spawn(undefined, () =>
+            Effect.sync(() => {
+              if (operations++ === at) fiber?.unsafeInterruptAsFork(fiber.id())
+            })
+          )
+          const { listen, open } = endpoints()
+          fiber = yield* Effect.fork(
+            Effect.scoped(Effect.zipRight(interrupted.lock.contend({ id, version: null, listen }), Effect.never))
+          )
+          yield* Effect.yieldNow()
+          while (operations <= at && fiber.unsafePoll() === null && operations < 100) {
+            const seen = operations
+            yield* Effect.sleep("5 millis")
+            if (operations === seen && open.size === 1) break
+          }
+          reached = operations > at
+          yield* Fiber.interrupt(fiber)
+          assert.strictEqual(open.size, 0)
+          const other = yield* spawn()
+          const seen = yield* other.lock.inspect(id)
+          const isHeld = seen._tag === "Recorded" && seen.liveness._tag === "Alive"
+          assert.isFalse(isHeld, `operation ${at}`)
+          const names = yield* standing
+          assert.deepStrictEqual(
+            names.filter((name) => /^(t|slot)\./.test(name)),
+            [],
+            `operation ${at}`
+          )
+          const successor = yield* lead(other)
+          assert.sameMembers(
+            (yield* standing).filter((name) => !left.includes(name)),
+            ["lock", successor.record.witness!.name],
+            `operation ${at}`
+          )
+        }
+        // All of them were tried, and the last time nothing was.
+        assert.isAbove(at, 5)
+      })
+    )
+  }
+})

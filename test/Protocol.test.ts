@@ -1,0 +1,33 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Layer } from "effect"
+import { InstanceId } from "effect-single-instance/InstanceId"
+import { Protocol } from "effect-single-instance/Protocol"
+import * as InMemory from "effect-single-instance/protocol/InMemory"
+import * as NamedPipe from "effect-single-instance/protocol/NamedPipe"
+import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
+import { nonce, suite, temporary } from "./contract/Protocol.js"
+
+const isWindows = process.platform === "win32"
+
+suite(
+  "InMemory",
+  Effect.map(InMemory.makeNetwork, (network) => Layer.provide(InMemory.layer, Layer.succeed(InMemory.Network, network)))
+)
+
+if (isWindows) suite("NamedPipe", Effect.succeed(NamedPipe.layer))
+else suite("UnixSocket", Effect.succeed(UnixSocket.layer))
+
+describe("on the wrong platform", () => {
+  const foreign = isWindows ? UnixSocket.layer : NamedPipe.layer
+  it.scopedLive("a protocol is unavailable", () =>
+    Effect.gen(function* () {
+      const protocol = yield* Protocol
+      const place = { id: InstanceId.make("com.example.foreign"), directory: yield* temporary, maxFrameBytes: 1024 }
+      const listening = yield* Effect.flip(protocol.listen({ ...place, nonce: nonce(), maxConnections: 1 }))
+      assert.strictEqual(listening.reason, "Unavailable")
+      const connecting = yield* Effect.flip(protocol.connect("pipe://./pipe/esi-0", place))
+      assert.strictEqual(connecting.reason, "Unavailable")
+      assert.strictEqual(connecting.outcome, "NotDelivered")
+    }).pipe(Effect.provide(foreign))
+  )
+})

@@ -1,0 +1,307 @@
+/**
+ * Real processes that contend: started, watched, stopped and killed, and the history of what they did.
+ */
+import { type ChildProcess, spawn, spawnSync } from "node:child_process"
+import { randomUUID } from "node:crypto"
+import * as fs from "node:fs"
+import { tmpdir, userInfo } from "node:os"
+import { join } from "node:path"
+import { NodeContext } from "@effect/platform-node"
+import { it } from "@effect/vitest"
+import { Effect, Either, type Scope } from "effect"
+import { type Instance, SingleInstance } from "effect-single-instance"
+import { folderName } from "effect-single-instance/InstanceId"
+import { decode, type InstanceRecord } from "effect-single-instance/InstanceRecord"
+import type { Launch } from "effect-single-instance/Message"
+import { parseStat } from "effect-single-instance/pid/LinuxPidVerifier"
+import type { Options } from "./fixtures/contender.js"
+import { fixture } from "./fixtures.js"
+import { contradiction, type Entry, openLog, readHistory } from "./witness.js"
+
+export interface Contender {
+  readonly who: string
+  /** What was spawned, which is another process where the contender was started through a command. */
+  readonly handle: ChildProcess
+  /** What it has logged up to now. */
+  readonly entries: ReadonlyArray<Entry>
+  /** The contender's own pid, as this process sees it. */
+  readonly pid: Effect.Effect<number>
+  /** The first entry of its log that fits, as soon as there is one. */
+  readonly waitFor: (event: string, fields?: { readonly [field: string]: unknown }) => Effect.Effect<Entry>
+  /** How it ended, as soon as it has. */
+  readonly ended: Effect.Effect<{ readonly code: number | null; readonly signal: string | null }>
+  readonly isRunning: () => boolean
+  readonly signal: (signal: NodeJS.Signals) => Effect.Effect<void>
+  /** SIGKILL, also to another process that it made. */
+  readonly shoot: (pid?: number) => Effect.Effect<void>
+  /** SIGKILL, and waits for the end. */
+  readonly kill: Effect.Effect<void>
+  /** SIGSTOP, and waits until it stands still. */
+  readonly freeze: Effect.Effect<void>
+  /** Waits until it has stopped itself. */
+  readonly frozen: Effect.Effect<void>
+  readonly thaw: Effect.Effect<void>
+  /** Writes a line to its standard input. */
+  readonly say: (line: string) => Effect.Effect<void>
+}
+
+export type StartOptions = Partial<Options> & {
+  /** The words before `node`. */
+  readonly through?: ReadonlyArray<string> | undefined
+  readonly env?: NodeJS.ProcessEnv | undefined
+  readonly cwd?: string | undefined
+}
+
+export interface Arena {
+  readonly id: string
+  /** Holds all that follows. */
+  readonly base: string
+  /** The option `directory`, and the folder in it that is the instance's. */
+  readonly directory: string
+  readonly home: string
+  readonly logs: string
+  /** Starts a process that is killed with the scope. */
+  readonly start: (mode: Options["mode"], options?: StartOptions) => Effect.Effect<Contender, never, Scope.Scope>
+  readonly history: Effect.Effect<ReadonlyArray<Entry>>
+  /** Dies of the first contradiction in the history. */
+  readonly consistent: (options?: { readonly outsiders?: boolean }) => Effect.Effect<void>
+  /** The names in the instance's folder, without their nonces: `lock`, `s`, `w`. */
+  readonly kinds: Effect.Effect<ReadonlyArray<string>>
+  readonly record: Effect.Effect<InstanceRecord>
+  /** The instance in this process, to inspect and to break the lock with. */
+  readonly instance: Effect.Effect<Instance.Instance<Launch, number, never>>
+}
+
+/** Waits for a condition; dies after half a minute, saying what was awaited and what there was instead. */
+export const until = <A>(
+  what: string,
+  condition: () => A | undefined | false,
+  instead: () => unknown = () => ""
+): Effect.Effect<A> =>
+  Effect.gen(function* () {
+    for (const started = performance.now(); performance.now() - started < 30_000; ) {
+      const found = condition()
+      if (found !== undefined && found !== false) return found
+      yield* Effect.sleep("4 millis")
+    }
+    return yield* Effect.dieMessage(`waited in vain for ${what}; there is ${JSON.stringify(instead(), null, 1)}`)
+  })
+
+const childrenOf = (pid: number): ReadonlyArray<number> => {
+  try {
+    return fs.readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number)
+  } catch {
+    return []
+  }
+}
+const family = (pid: number): ReadonlyArray<number> => [...childrenOf(pid).flatMap(family), pid]
+/** The letter of proc(5) for the state of a process: `T` is stopped, `Z` a zombie. */
+export const stateOf = (pid: number): string | undefined => {
+  try {
+    return parseStat(fs.readFileSync(`/proc/${pid}/stat`, "utf8"))?.state
+  } catch {
+    return undefined
+  }
+}
+const send = (pid: number, signal: NodeJS.Signals): void => {
+  try {
+    process.kill(pid, signal)
+  } catch {
+    // It has ended.
+  }
+}
+
+/** What `kinds` shows while somebody leads, and nobody has left anything behind. */
+export const kindsOfPrimary: ReadonlyArray<string> =
+  process.platform === "linux" ? ["lock", "s", "w"] : process.platform === "darwin" ? ["k", "lock", "s"] : ["k", "lock"]
+
+/** A place for one test: an id, a directory and logs of its own, all removed with the scope. */
+export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(function* () {
+  const base = yield* Effect.acquireRelease(
+    Effect.sync(() => fs.mkdtempSync(join(tmpdir(), "esi-"))),
+    (base) => Effect.sync(() => fs.rmSync(base, { recursive: true, force: true }))
+  )
+  const id = `arena ${randomUUID()}`
+  const directory = join(base, "directory")
+  const home = join(directory, folderName(id))
+  const logs = join(base, "logs")
+  fs.mkdirSync(logs)
+  const driver = openLog(logs, "driver")
+  let started = 0
+
+  const start: Arena["start"] = (mode, { cwd, env, through = [], ...given } = {}) =>
+    Effect.gen(function* () {
+      const who = given.who ?? `${mode}-${++started}`
+      const options: Options = { who, logs, id, directory, kernel: id, mode, ...given }
+      const words = [...through, process.execPath, fixture("contender"), JSON.stringify(options)]
+      const entries: Array<Entry> = []
+      let rest = ""
+      let end: { readonly code: number | null; readonly signal: string | null } | undefined
+
+      const killAll = Effect.suspend(() => {
+        if (end !== undefined) return Effect.void
+        driver.append("kill", { target: who })
+        for (const pid of linux ? family(handle.pid!) : [handle.pid!]) send(pid, "SIGKILL")
+        return Effect.asVoid(ended)
+      })
+      const handle = yield* Effect.acquireRelease(
+        Effect.sync(() =>
+          spawn(words[0]!, words.slice(1), {
+            stdio: [mode === "rounds" ? "pipe" : "ignore", "pipe", "inherit"],
+            cwd,
+            env: env ?? process.env
+          })
+        ),
+        () => killAll
+      )
+      const ended = until(`the end of ${who}`, () => end)
+      handle.once("error", () => (end = { code: null, signal: null }))
+      handle.once("exit", (code, signal) => {
+        end = { code, signal }
+        driver.append("gone", { target: who, code, signal })
+      })
+      handle.stdin?.on("error", () => {})
+      handle.stdout!.setEncoding("utf8").on("data", (chunk: string) => {
+        const lines = (rest + chunk).split("\n")
+        rest = lines.pop()!
+        for (const line of lines) entries.push(JSON.parse(line))
+      })
+
+      const waitFor: Contender["waitFor"] = (event, fields = {}) =>
+        until(
+          `${event} ${JSON.stringify(fields)} of ${who}`,
+          () =>
+            entries.find(
+              (entry) => entry.event === event && Object.entries(fields).every(([key, value]) => entry[key] === value)
+            ),
+          () => ({ entries, end })
+        )
+      // Through a command it is the last one of a row of processes.
+      const pid =
+        through.length === 0
+          ? Effect.succeed(handle.pid!)
+          : Effect.as(waitFor("ready"), undefined).pipe(Effect.map(() => family(handle.pid!)[0]!))
+      const signal = (signal: NodeJS.Signals) => Effect.map(pid, (pid) => send(pid, signal))
+      const shoot = (other?: number) =>
+        Effect.map(pid, (pid) => {
+          driver.append("kill", { target: who })
+          send(other ?? pid, "SIGKILL")
+          if (pid !== handle.pid) send(handle.pid!, "SIGCONT")
+        })
+      const still = Effect.flatMap(pid, (pid) => until(`${who} to stand still`, () => stateOf(pid) === "T"))
+
+      return {
+        who,
+        handle,
+        entries,
+        pid,
+        waitFor,
+        ended,
+        isRunning: () => end === undefined,
+        signal,
+        shoot,
+        kill: Effect.zipRight(shoot(), ended),
+        freeze: Effect.zipRight(signal("SIGSTOP"), still),
+        frozen: Effect.zipRight(waitFor("frozen"), still),
+        // A command that waits for the contender has stopped with it.
+        thaw: Effect.sync(() => family(handle.pid!).forEach((pid) => send(pid, "SIGCONT"))),
+        say: (line) => Effect.sync(() => handle.stdin!.write(`${line}\n`))
+      } satisfies Contender
+    })
+
+  const history = Effect.sync(() => readHistory(logs))
+  return {
+    id,
+    base,
+    directory,
+    home,
+    logs,
+    start,
+    history,
+    consistent: (options) =>
+      Effect.flatMap(history, (history) => {
+        const found = contradiction(history, options)
+        return found === undefined ? Effect.void : Effect.dieMessage(found)
+      }),
+    kinds: Effect.sync(() =>
+      fs
+        .readdirSync(home)
+        .map((name) => name.replace(/\.[0-9a-f]{32}$/, ""))
+        .sort()
+    ),
+    record: Effect.sync(() => Either.getOrThrow(decode(fs.readFileSync(join(home, "lock"))))),
+    instance: SingleInstance.SingleInstance.pipe(
+      Effect.provide(SingleInstance.SingleInstance.layer({ id, directory, timeout: "5 seconds" })),
+      Effect.provide(NodeContext.layer)
+    )
+  } satisfies Arena
+})
+
+/** The words that start a program in a new pid namespace, which ends with the scope; its first process only waits. */
+export const makePidNamespace: Effect.Effect<ReadonlyArray<string>, never, Scope.Scope> = Effect.gen(function* () {
+  let entered = false
+  const holder = yield* Effect.acquireRelease(
+    Effect.sync(() => {
+      const words = ["-p", "-f", "-m", "--mount-proc", "--kill-child", "sh", "-c", "echo; exec sleep 600"]
+      return spawn("unshare", words, { stdio: ["ignore", "pipe", "inherit"] })
+    }),
+    (holder) => Effect.sync(() => family(holder.pid!).forEach((pid) => send(pid, "SIGKILL")))
+  )
+  holder.stdout!.once("data", () => {
+    entered = true
+  })
+  yield* until("a pid namespace", () => entered)
+  return ["nsenter", "-t", String(family(holder.pid!)[0]), "-p", "-m"]
+})
+
+// -------------------------------------------------------------------------------------
+// what this machine permits
+// -------------------------------------------------------------------------------------
+
+const linux = process.platform === "linux"
+const root = linux && process.getuid?.() === 0
+const succeeds = (command: string, ...args: ReadonlyArray<string>) =>
+  spawnSync(command, args, { stdio: "ignore" }).status === 0
+const namespaces = root && succeeds("unshare", "-p", "-f", "-m", "--mount-proc", "--kill-child", "true")
+
+const hasHome = (): boolean => {
+  try {
+    fs.accessSync(userInfo().homedir, fs.constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** What a test may need, and whether it is permitted here. */
+export const needs = {
+  linux: { met: linux, text: "Linux" },
+  posix: { met: process.platform !== "win32", text: "POSIX" },
+  home: { met: linux && hasHome(), text: "Linux and a home directory" },
+  root: { met: root, text: "root on Linux" },
+  namespaces: { met: namespaces, text: "the right to make pid namespaces" },
+  mounts: {
+    met: root && succeeds("unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"),
+    text: "the right to mount"
+  },
+  pids: {
+    met: namespaces && fs.existsSync("/proc/sys/kernel/ns_last_pid"),
+    text: "pid namespaces and /proc/sys/kernel/ns_last_pid"
+  },
+  otherUser: {
+    met: root && succeeds("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "true"),
+    text: "the right to become another user"
+  }
+}
+
+/** `it.scopedLive`, or where something that it needs is not permitted here, a skipped test that says so. */
+export const itNeeds =
+  (need: { readonly met: boolean; readonly text: string }) =>
+  (name: string, test: () => Effect.Effect<unknown, unknown, Scope.Scope>, timeout = 120_000): void => {
+    if (need.met) {
+      it.scopedLive(name, test, timeout)
+    } else {
+      console.warn(`skipped, because it needs ${need.text}: ${name}`)
+      it.skip(`${name} (needs ${need.text})`)
+    }
+  }

@@ -1,0 +1,147 @@
+/**
+ * Locks as they are commonly written, and broken: what the witness must be able to catch.
+ */
+import * as os from "node:os"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
+import { type Following, InstanceLock, type Leading } from "effect-single-instance/InstanceLock"
+import * as InstanceRecord from "effect-single-instance/InstanceRecord"
+import { alive } from "effect-single-instance/Liveness"
+import { type FileFailure, type LockDirectory, LockFiles } from "effect-single-instance/lock/LockFiles"
+import { PidVerifier } from "effect-single-instance/PidVerifier"
+
+/**
+ * - `socket`: listen; the address is in use: connect; refused: unlink, listen again.
+ * - `pid`: read the pid file; nobody has the pid: unlink, create.
+ */
+export type Naive = "socket" | "pid"
+
+const name = "naive"
+const fixed = "0".repeat(32)
+const fails =
+  (...codes: ReadonlyArray<string>) =>
+  (failure: FileFailure) =>
+    codes.includes(failure.code)
+// In microseconds, so that it grows.
+const epoch = () => Math.floor((performance.timeOrigin + performance.now()) * 1_000)
+
+export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles | PidVerifier> =>
+  Layer.effect(
+    InstanceLock,
+    Effect.gen(function* () {
+      const files = yield* LockFiles
+      const verifier = yield* PidVerifier
+
+      const recorded = (directory: LockDirectory) =>
+        Effect.map(directory.read(name), (content) =>
+          content._tag === "Bytes" ? Either.getRight(InstanceRecord.decode(content.bytes)) : Option.none()
+        )
+
+      // One attempt: ours, somebody else's, or to be tried again.
+      const attempt = {
+        socket: Effect.fnUntraced(function* (directory: LockDirectory, record: InstanceRecord.InstanceRecord) {
+          const opened = yield* directory.openWitness(fixed).pipe(
+            Effect.as(true),
+            // Or the file was unlinked at once.
+            Effect.catchIf(fails("EADDRINUSE", "UNKNOWN"), () => Effect.succeed(false))
+          )
+          if (opened) {
+            const temporary = `t.${record.nonce}`
+            yield* directory.write(temporary, InstanceRecord.encode(record))
+            yield* directory.rename(temporary, name)
+            return "ours" as const
+          }
+          const standing = yield* directory.stat(`w.${fixed}`)
+          if (Option.isNone(standing)) return undefined
+          const witness = new InstanceRecord.Witness({ name: `w.${fixed}`, ...standing.value })
+          const probe = yield* directory.probe(witness)
+          if (probe._tag === "Refused") yield* directory.unlink(witness.name)
+          return probe._tag === "Answered" ? Option.getOrUndefined(yield* recorded(directory)) : undefined
+        }),
+        pid: Effect.fnUntraced(function* (directory: LockDirectory, record: InstanceRecord.InstanceRecord) {
+          const owner = yield* recorded(directory)
+          if (Option.isSome(owner)) {
+            const liveness = yield* verifier.verify(owner.value.process, { local: true })
+            if (liveness._tag !== "Dead") return owner.value
+          }
+          yield* directory.unlink(name)
+          return yield* directory.write(name, InstanceRecord.encode(record)).pipe(
+            Effect.as("ours" as const),
+            Effect.catchIf(fails("EEXIST"), () => Effect.succeed(undefined))
+          )
+        })
+      }[kind]
+
+      return InstanceLock.of({
+        inspect: (id) =>
+          Effect.gen(function* () {
+            const location = files.location(id)
+            const found = yield* files.find(id)
+            const owner = Option.isSome(found) ? yield* Effect.orDie(recorded(found.value)) : Option.none()
+            return Option.match(owner, {
+              onNone: () => ({ _tag: "Free", location }) as const,
+              onSome: (record) =>
+                ({
+                  _tag: "Recorded",
+                  location,
+                  directory: location,
+                  record,
+                  liveness: alive("it is recorded")
+                }) as const
+            })
+          }).pipe(Effect.scoped),
+        breakLock: () => Effect.dieMessage("a naive lock cannot be broken"),
+        contend: Effect.fnUntraced(function* (options) {
+          const directory = yield* files.open(options.id)
+          const nonce = yield* files.random(16)
+          const key = yield* files.random(32)
+          const endpoints = yield* options.listen({ nonce, key, directory: directory.path })
+          const self = yield* verifier.self
+          while (true) {
+            const record = new InstanceRecord.InstanceRecord({
+              nonce,
+              epoch: epoch(),
+              released: false,
+              process: self,
+              host: os.hostname(),
+              uid: null,
+              version: options.version,
+              argv0: process.argv0,
+              startedAt: Date.now(),
+              sequence: 0,
+              witness: null,
+              key,
+              endpoints
+            })
+            const seen = yield* Effect.orDie(attempt(directory, record))
+            if (seen === "ours") {
+              if (kind === "pid") yield* Effect.addFinalizer(() => Effect.ignore(directory.unlink(name)))
+              return {
+                _tag: "Leading",
+                record: new InstanceRecord.InstanceRecord({ ...record, epoch: epoch() }),
+                took: "free",
+                proof: undefined,
+                directory: directory.path,
+                check: Effect.void,
+                changed: Effect.never,
+                publish: () => Effect.void
+              } satisfies Leading
+            }
+            if (seen !== undefined) {
+              return {
+                _tag: "Following",
+                record: seen,
+                evidence: "somebody answers",
+                directory: directory.path,
+                gone: Effect.sleep("50 millis")
+              } satisfies Following
+            }
+            yield* Effect.sleep(yield* Random.nextIntBetween(1, 10))
+          }
+        })
+      })
+    })
+  )

@@ -1,0 +1,472 @@
+/**
+ * What the tests of the conversation share: simulated processes, and peers that speak frame by frame.
+ */
+import { randomBytes } from "node:crypto"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { assert } from "@effect/vitest"
+import { Context, Deferred, type Duration, Effect, Either, Exit, Fiber, Layer, Scope, TestClock } from "effect"
+import { Endpoint } from "effect-single-instance/Endpoint"
+import type { Instance } from "effect-single-instance/Instance"
+import { InstanceId } from "effect-single-instance/InstanceId"
+import { InstanceRecord } from "effect-single-instance/InstanceRecord"
+import * as MemoryLock from "effect-single-instance/lock/MemoryLock"
+import * as Message from "effect-single-instance/Message"
+import { PidVerifier } from "effect-single-instance/PidVerifier"
+import { type Connection, type Listener, Protocol } from "effect-single-instance/Protocol"
+import * as TestPidVerifier from "effect-single-instance/pid/TestPidVerifier"
+import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
+import type { TagClass } from "effect-single-instance/SingleInstance"
+import * as SingleInstance from "effect-single-instance/SingleInstance"
+import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
+import { ProtocolError } from "effect-single-instance/SingleInstanceError"
+import { layerMachine, TestMachine } from "effect-single-instance/TestSingleInstance"
+
+/** Lets every fiber go as far as it can without the clock. */
+export const settle: Effect.Effect<void> = Effect.asVoid(Effect.repeatN(Effect.yieldNow(), 500))
+
+/** Lets everything happen, then this much time pass, then everything that follows. */
+export const elapse = (duration: Duration.DurationInput): Effect.Effect<void> =>
+  settle.pipe(Effect.zipRight(TestClock.adjust(duration)), Effect.zipRight(settle))
+
+/** Lets so many seconds pass, one after the other. */
+export const pass = (seconds: number): Effect.Effect<void> =>
+  Effect.asVoid(Effect.repeatN(elapse("1 seconds"), seconds - 1))
+
+export const isDone = <A, E>(fiber: Fiber.RuntimeFiber<A, E>): Effect.Effect<boolean> =>
+  Effect.map(Fiber.poll(fiber), (exit) => exit._tag === "Some")
+
+/** The failure of an exit; anything else fails the test. */
+export const failureOf = <A, E>(exit: Exit.Exit<A, E>): E =>
+  Exit.match(exit, {
+    onSuccess: (value) => assert.fail(`succeeded with ${JSON.stringify(value)}`),
+    onFailure: (cause) => (cause._tag === "Fail" ? cause.error : assert.fail(String(cause)))
+  })
+
+/** The value of an exit; anything else fails the test. */
+export const valueOf = <A, E>(exit: Exit.Exit<A, E>): A => Exit.getOrElse(exit, (cause) => assert.fail(String(cause)))
+
+export interface Member<Self, Request, Reply, Failure> {
+  readonly instance: Instance<Request, Reply, Failure>
+  /** To run a program as this process. */
+  readonly context: Context.Context<Self>
+  readonly pid: number
+  readonly crash: Effect.Effect<void>
+  readonly freeze: Effect.Effect<void>
+  readonly thaw: Effect.Effect<void>
+}
+
+/** Options of one process; `protocols` makes those that it is given of the world's own. */
+export interface MemberOptions extends SingleInstanceConfig.ConfigOptions {
+  readonly protocols?: (own: Protocol["Type"]) => ReadonlyArray<Layer.Layer<Protocol, ProtocolError>>
+}
+
+/** A simulated process in memory. It crashes with the scope. */
+export const member = <Self, Id extends string, Request, Reply, Failure>(
+  tag: TagClass<Self, Id, Request, Reply, Failure>,
+  options: MemberOptions = {}
+): Effect.Effect<Member<Self, Request, Reply, Failure>, never, TestMachine | Scope.Scope> =>
+  Effect.gen(function* () {
+    const { protocols, ...config } = options
+    const { config: shared, network, store, table } = yield* TestMachine
+    const simulated = yield* table.spawn()
+    const host = yield* network.host
+    const [protocol, ...fallback] = protocols?.(host.protocol) ?? [Layer.succeed(Protocol, host.protocol)]
+    const layer = tag.layerWithoutDependencies as (options: object) => Layer.Layer<Self, never, any>
+    const context: Context.Context<any> = yield* Layer.build(
+      layer({ protocol, fallback: fallback.length === 0 ? "none" : fallback, id: tag.key }).pipe(
+        Layer.provide(MemoryLock.layer),
+        Layer.provide(
+          Layer.mergeAll(
+            Layer.succeed(MemoryLock.MemoryStore, store),
+            Layer.succeed(PidVerifier, simulated.verifier),
+            Layer.succeed(
+              SingleInstanceConfig.SingleInstanceConfig,
+              SingleInstanceConfig.make({ ...(shared as object), ...config })
+            )
+          )
+        )
+      ) as Layer.Layer<Self>
+    )
+    const crash = Effect.all([simulated.crash, host.kill, Effect.sync(store.wake)], { discard: true })
+    yield* Effect.addFinalizer(() => crash)
+    return {
+      instance: Context.get(context, tag) as Instance<Request, Reply, Failure>,
+      context,
+      pid: simulated.identity.pid,
+      crash,
+      freeze: Effect.zipRight(simulated.freeze, host.freeze),
+      thaw: Effect.zipRight(simulated.thaw, host.thaw)
+    }
+  })
+
+/** One end of a connection, message by message. */
+export class Peer {
+  private readonly inbox: Array<Uint8Array> = []
+
+  constructor(readonly connection: Connection) {}
+
+  /** Sends a message, or any bytes or JSON value in its place. */
+  readonly say = (
+    message: Message.Message | Uint8Array | { readonly _tag: string }
+  ): Effect.Effect<void, ProtocolError> =>
+    this.connection.send(message instanceof Uint8Array ? message : Message.encode(message as Message.Message))
+
+  /** The next message. */
+  readonly hear: Effect.Effect<Message.Message | Message.Unrecognised, ProtocolError> = Effect.suspend(() => {
+    const frame = this.inbox.shift()
+    if (frame === undefined) {
+      return Effect.zipRight(
+        Effect.map(this.connection.receive, (frames) => {
+          this.inbox.push(...frames)
+        }),
+        this.hear
+      )
+    }
+    return Effect.succeed(Either.getOrElse(Message.decode(frame), (detail) => assert.fail(detail)))
+  })
+
+  /** The next message, which must be of this kind. */
+  readonly expect = <T extends Message.Message["_tag"]>(
+    tag: T
+  ): Effect.Effect<Extract<Message.Message, { readonly _tag: T }>, ProtocolError> =>
+    Effect.map(this.hear, (message) => {
+      assert.strictEqual(message._tag, tag, JSON.stringify(message))
+      return message as Extract<Message.Message, { readonly _tag: T }>
+    })
+
+  /** Hears all that comes until the connection ends. */
+  readonly rest: Effect.Effect<ReadonlyArray<Message.Message | Message.Unrecognised>> = Effect.gen(this, function* () {
+    const all: Array<Message.Message | Message.Unrecognised> = []
+    while (true) {
+      const next = yield* Effect.either(this.hear)
+      if (Either.isLeft(next)) return all
+      all.push(next.right)
+    }
+  })
+
+  /** Lets everything happen, then what has come by now. */
+  readonly heard: Effect.Effect<ReadonlyArray<Message.Message | Message.Unrecognised>> = Effect.gen(this, function* () {
+    const all: Array<Message.Message | Message.Unrecognised> = []
+    while (true) {
+      yield* settle
+      const next = yield* Effect.fork(this.hear)
+      yield* settle
+      if (!(yield* isDone(next))) {
+        yield* Fiber.interrupt(next)
+        return all
+      }
+      const exit = yield* Fiber.await(next)
+      if (Exit.isFailure(exit)) return all
+      all.push(exit.value)
+    }
+  })
+}
+
+const randomHex = (bytes: number) => randomBytes(bytes).toString("hex")
+
+/** The record of an instance, which must have one. */
+export const recordOf = (id: string): Effect.Effect<InstanceRecord, never, TestMachine> =>
+  Effect.map(TestMachine, ({ store }) => store.get(id) ?? assert.fail(`"${id}" has no record`))
+
+/** What a secondary's hello is made of, for tests that change it. */
+export interface HelloOptions {
+  readonly key?: string
+  readonly wire?: readonly [number, number]
+  readonly id?: string
+  readonly address?: string
+  readonly maxFrameBytes?: number
+}
+
+/** A connection to the primary of an instance, before the hello. */
+export const stranger = (id: string): Effect.Effect<Peer, ProtocolError, TestMachine | Scope.Scope> =>
+  Effect.gen(function* () {
+    const { network } = yield* TestMachine
+    const record = yield* recordOf(id)
+    const host = yield* network.host
+    const place = { id: InstanceId.make(id), directory: null, maxFrameBytes: 64 * 1024 * 1024 }
+    const connection = yield* host.protocol.connect(record.endpoints[0]!.address, place)
+    yield* connection.trust
+    return new Peer(connection)
+  })
+
+/** Says hello and proves itself, with what was changed. Answers the greeting. */
+export const greet = (
+  peer: Peer,
+  record: InstanceRecord,
+  id: string,
+  options: HelloOptions = {}
+): Effect.Effect<Message.Message, ProtocolError> =>
+  Effect.gen(function* () {
+    const wire = options.wire ?? Message.wire
+    const nonce = randomHex(16)
+    yield* peer.say({ _tag: "Hello", wire, id: options.id ?? id, nonce })
+    const welcome = yield* peer.hear
+    assert(welcome._tag !== "Unrecognised")
+    if (welcome._tag !== "Welcome") return welcome
+    const transcript: Message.Transcript = {
+      recordNonce: record.nonce,
+      clientNonce: nonce,
+      serverNonce: welcome.nonce,
+      clientWire: wire,
+      serverWire: welcome.range,
+      address: options.address ?? record.endpoints[0]!.address
+    }
+    if (options.key === undefined && options.address === undefined) {
+      assert.strictEqual(welcome.mac, Message.mac(record.key, "server", transcript))
+    }
+    const { maxFrameBytes } = options
+    yield* peer.say({
+      _tag: "Proof",
+      mac: Message.mac(options.key ?? record.key, "client", transcript),
+      pid: 4711,
+      version: "1.0",
+      ...(maxFrameBytes === undefined ? undefined : { maxFrameBytes })
+    })
+    return welcome
+  })
+
+/** A connection to the primary of an instance, after the hello. */
+export const secondary = (
+  id: string,
+  options?: HelloOptions
+): Effect.Effect<Peer, ProtocolError, TestMachine | Scope.Scope> =>
+  Effect.gen(function* () {
+    const peer = yield* stranger(id)
+    const welcome = yield* greet(peer, yield* recordOf(id), id, options)
+    assert.strictEqual(welcome._tag, "Welcome")
+    return peer
+  })
+
+/** A process that holds the lock of an instance and speaks as the test has it speak. */
+export interface Puppet {
+  readonly record: InstanceRecord
+  readonly listener: Listener
+  readonly pid: number
+  readonly crash: Effect.Effect<void>
+  readonly freeze: Effect.Effect<void>
+  /** The next connection, before the hello. */
+  readonly accept: Effect.Effect<Peer, ProtocolError, Scope.Scope>
+  /** The greeting for a hello, with what is changed. */
+  readonly welcome: (
+    hello: typeof Message.Hello.Type,
+    changes?: Partial<typeof Message.Welcome.Type>
+  ) => typeof Message.Welcome.Type
+  /** The next connection, after the hello. */
+  readonly serve: (changes?: Partial<typeof Message.Welcome.Type>) => Effect.Effect<Peer, ProtocolError, Scope.Scope>
+}
+
+export const puppet = (
+  id: string,
+  endpoints?: (own: Endpoint) => ReadonlyArray<Endpoint>
+): Effect.Effect<Puppet, ProtocolError, TestMachine | Scope.Scope> =>
+  Effect.gen(function* () {
+    const { network, store, table } = yield* TestMachine
+    const simulated = yield* table.spawn()
+    const host = yield* network.host
+    const nonce = randomHex(16)
+    const limits = { maxFrameBytes: 64 * 1024 * 1024, maxConnections: 100 }
+    const listener = yield* host.protocol.listen({ id: InstanceId.make(id), directory: null, nonce, ...limits })
+    const own = new Endpoint({ protocol: "memory", address: listener.address, wire: Message.wire })
+    const record = new InstanceRecord({
+      nonce,
+      epoch: 1,
+      released: false,
+      process: simulated.identity,
+      host: "memory",
+      uid: null,
+      version: null,
+      argv0: "puppet",
+      startedAt: 0,
+      sequence: 0,
+      witness: null,
+      key: randomHex(32),
+      endpoints: endpoints?.(own) ?? [own]
+    })
+    store.set(id, record)
+    const accept = Effect.map(listener.accept, (connection) => new Peer(connection))
+    const welcome: Puppet["welcome"] = (hello, changes) => {
+      const serverNonce = randomHex(16)
+      const transcript: Message.Transcript = {
+        recordNonce: record.nonce,
+        clientNonce: hello.nonce,
+        serverNonce,
+        clientWire: hello.wire,
+        serverWire: changes?.range ?? Message.wire,
+        address: listener.address
+      }
+      return {
+        _tag: "Welcome",
+        wire: 1,
+        range: Message.wire,
+        nonce: serverNonce,
+        mac: Message.mac(record.key, "server", transcript),
+        pid: record.process.pid,
+        version: null,
+        epoch: 1,
+        maxInFlight: 256,
+        maxFrameBytes: 16 * 1024 * 1024,
+        ...changes
+      }
+    }
+    const crash = Effect.all([simulated.crash, host.kill, Effect.sync(store.wake)], { discard: true })
+    yield* Effect.addFinalizer(() => crash)
+    return {
+      record,
+      listener,
+      pid: simulated.identity.pid,
+      crash,
+      freeze: Effect.zipRight(simulated.freeze, host.freeze),
+      accept,
+      welcome,
+      serve: (changes) =>
+        Effect.gen(function* () {
+          const peer = yield* accept
+          yield* peer.say(welcome(yield* peer.expect("Hello"), changes))
+          yield* peer.expect("Proof")
+          yield* peer.connection.trust
+          return peer
+        })
+    }
+  })
+
+/** A directory of the test's own. */
+export const temporary: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
+  Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "esi-instance-"))),
+  (directory) => Effect.sync(() => fs.rmSync(directory, { recursive: true, force: true }))
+)
+
+/** Where the members of one test meet. */
+export interface World {
+  readonly member: <Self, Id extends string, Request, Reply, Failure>(
+    tag: TagClass<Self, Id, Request, Reply, Failure>,
+    options?: MemberOptions
+  ) => Effect.Effect<Member<Self, Request, Reply, Failure>, never, Scope.Scope>
+}
+
+/** Simulated processes in memory; on the clock of the test. */
+export const memoryWorld: Effect.Effect<World, never, Scope.Scope> = Effect.map(
+  Layer.build(layerMachine()),
+  (machine): World => ({ member: (tag, options) => Effect.provide(member(tag, options), machine) })
+)
+
+/** The lock in real files and real sockets; only who is which process is simulated. On the real clock. */
+export const fileWorld: Effect.Effect<World, never, Scope.Scope> = Effect.gen(function* () {
+  const directory = yield* temporary
+  const table = yield* TestPidVerifier.makeTable
+  return {
+    member: <Self, Id extends string, Request, Reply, Failure>(
+      tag: TagClass<Self, Id, Request, Reply, Failure>,
+      { protocols, ...options }: MemberOptions = {}
+    ) =>
+      Effect.gen(function* () {
+        const simulated = yield* table.spawn()
+        const own = Context.get(yield* Layer.build(UnixSocket.layer), Protocol)
+        const [protocol, ...fallback] = protocols?.(own) ?? [UnixSocket.layer]
+        const layer = tag.layerWithoutDependencies as (options: object) => Layer.Layer<Self, never, any>
+        const context: Context.Context<any> = yield* Layer.build(
+          layer({ protocol, fallback: fallback.length === 0 ? "none" : fallback, id: tag.key }).pipe(
+            Layer.provide(SingleInstance.layerLock),
+            Layer.provide(
+              Layer.merge(
+                Layer.succeed(PidVerifier, simulated.verifier),
+                SingleInstanceConfig.layer({ directory, ...options })
+              )
+            )
+          ) as Layer.Layer<Self>
+        )
+        return {
+          instance: Context.get(context, tag) as Instance<Request, Reply, Failure>,
+          context,
+          pid: simulated.identity.pid,
+          crash: Effect.dieMessage("a real socket does not crash"),
+          freeze: Effect.dieMessage("a real socket does not freeze"),
+          thaw: Effect.void
+        }
+      })
+  }
+})
+
+/**
+ * Where a connection is cut: before or behind the frame of this number, in whatever direction it goes. `late`: the client
+ * sees it cut, and yet what it just sent arrives some time later.
+ */
+export interface Cut {
+  readonly at: number
+  readonly side: "before" | "behind" | "late"
+}
+
+/** What went over a protocol. */
+export interface Traffic {
+  /** Frames of all its connections, as `> Request` and `< Exit`. */
+  readonly frames: Array<string>
+  cuts: number
+}
+
+/**
+ * A protocol whose connections, as a client, are cut at given frames: all its connections' frames are counted together.
+ */
+export const cutting = (
+  protocol: Protocol["Type"],
+  cuts: ReadonlyArray<Cut>,
+  traffic: Traffic,
+  onCut: Effect.Effect<void> = Effect.void
+): Protocol["Type"] => ({
+  ...protocol,
+  connect: (address, options) =>
+    Effect.gen(function* () {
+      const own = yield* Scope.make()
+      let late = false
+      yield* Effect.addFinalizer((exit) => (late ? Effect.void : Scope.close(own, exit)))
+      const connection = yield* Scope.extend(protocol.connect(address, options), own)
+      const inbox: Array<Uint8Array> = []
+      let lost = false
+      const ending = yield* Deferred.make<void>()
+      const cutting = Deferred.await(ending)
+      const gone = new ProtocolError({
+        reason: "Disconnected",
+        protocol: protocol.name,
+        detail: "the test cut it",
+        outcome: "Unknown"
+      })
+      const cut = Effect.suspend(() => {
+        lost = true
+        inbox.length = 0
+        traffic.cuts++
+        return Effect.zipRight(onCut, Scope.close(own, Exit.void))
+      })
+      const pass = <A>(direction: ">" | "<", frame: Uint8Array, effect: Effect.Effect<A, ProtocolError>) =>
+        Effect.suspend(() => {
+          if (lost) return Effect.fail(gone)
+          const number = traffic.frames.push(`${direction} ${JSON.parse(Buffer.from(frame).toString())._tag}`)
+          const here = cuts.find(({ at }) => at === number)
+          if (here === undefined) return effect
+          if (here.side === "late" && direction === ">") {
+            lost = true
+            late = true
+            traffic.cuts++
+            return Deferred.succeed(ending, undefined).pipe(
+              Effect.zipRight(Effect.sleep("100 millis")),
+              Effect.zipRight(effect),
+              Effect.ensuring(Scope.close(own, Exit.void)),
+              Effect.forkDaemon,
+              Effect.zipRight(Effect.fail(gone))
+            )
+          }
+          return here.side === "before" ? Effect.zipRight(cut, Effect.fail(gone)) : Effect.zipLeft(effect, cut)
+        })
+      const receive: Connection["receive"] = Effect.suspend(() => {
+        if (lost) return Effect.fail(gone)
+        const frame = inbox.shift()
+        if (frame !== undefined) return pass("<", frame, Effect.succeed([frame]))
+        return Effect.zipRight(
+          Effect.map(Effect.raceFirst(connection.receive, Effect.zipRight(cutting, Effect.fail(gone))), (frames) => {
+            inbox.push(...frames)
+          }),
+          receive
+        )
+      })
+      return { ...connection, offer: undefined, send: (frame) => pass(">", frame, connection.send(frame)), receive }
+    })
+})

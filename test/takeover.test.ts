@@ -1,0 +1,125 @@
+/**
+ * The primary is killed: what becomes of the messages underway, who comes next, and how soon.
+ */
+import { assert, describe } from "@effect/vitest"
+import { Effect } from "effect"
+import { type Contender, itNeeds, makeArena, needs, until } from "./contenders.js"
+
+const stress = process.env.STRESS === "1"
+const senders = 20
+const kills = stress ? 40 : 6
+const config = { timeout: "60 seconds", helloTimeout: "30 seconds" } as const
+
+const isLeading = ({ entries }: Contender) => entries.some((entry) => entry.event === "begin")
+const delivered = (contenders: ReadonlyArray<Contender>) =>
+  contenders.reduce((sum, { entries }) => sum + entries.filter((entry) => entry.outcome === "Delivered").length, 0)
+const report = (what: string, nanos: ReadonlyArray<number>) => {
+  const millis = nanos.map((time) => Math.round(time / 1e5) / 10).sort((a, b) => a - b)
+  console.log(`${what}: median ${millis[millis.length >> 1]} ms of ${millis.join(", ")}`)
+}
+
+describe("takeover after SIGKILL", () => {
+  itNeeds(needs.posix)(
+    `while ${senders} send: no message is handled twice, lost in silence or denied in error`,
+    () =>
+      Effect.gen(function* () {
+        const arena = yield* makeArena
+        const times: Array<number> = []
+        let primary = yield* arena.start("launch", { config })
+        yield* primary.waitFor("begin")
+        const others: Array<Contender> = []
+        const join = Effect.map(arena.start("send", { work: 5, config }), (sender) => others.push(sender))
+        while (others.length < senders) yield* join
+        others.push(yield* arena.start("standby", { config }))
+        yield* Effect.forEach(others, (other) => other.waitFor("ready"))
+        for (let kill = 0; kill < kills; kill++) {
+          const before = delivered(others)
+          yield* until("messages that are delivered", () => delivered(others) >= before + senders)
+          yield* primary.kill
+          primary = yield* until("the next primary", () => others.find(isLeading))
+          others.splice(others.indexOf(primary), 1)
+          yield* primary.who.startsWith("standby")
+            ? arena.start("standby", { config }).pipe(Effect.map((next) => others.push(next)))
+            : join
+          const killed = (yield* arena.history).filter((entry) => entry.event === "kill").at(-1)!
+          times.push((yield* primary.waitFor("begin")).at - killed.at)
+        }
+        const before = delivered(others)
+        yield* until("messages that the last primary handles", () => delivered(others) >= before + senders)
+        report(`from SIGKILL to the next primary, while ${senders} send`, times)
+        const history = yield* arena.history
+        const outcomes = new Map<unknown, number>()
+        for (const { event, outcome, reason } of history) {
+          if (event !== "outcome") continue
+          const told = `${outcome}${reason === undefined ? "" : ` ${reason}`}`
+          outcomes.set(told, (outcomes.get(told) ?? 0) + 1)
+        }
+        console.log(`outcomes: ${JSON.stringify(Object.fromEntries(outcomes))}`)
+        yield* arena.consistent()
+        assert.strictEqual(history.filter((entry) => entry.event === "begin").length, kills + 1)
+        assert.deepStrictEqual(
+          history.filter((entry) => entry.event === "crashed"),
+          []
+        )
+        // Only what was underway when its primary was killed is not known.
+        for (const { outcome, reason, text } of history.filter((entry) => entry.event === "outcome")) {
+          if (outcome !== "Delivered") assert.strictEqual(`${outcome} ${reason}`, "Unknown Disconnected", `${text}`)
+        }
+      }),
+    300_000
+  )
+
+  itNeeds(needs.posix)(
+    `while ${senders} send, by a primary that goes in peace: every message arrives`,
+    () =>
+      Effect.gen(function* () {
+        const arena = yield* makeArena
+        let primary = yield* arena.start("launch", { config })
+        yield* primary.waitFor("begin")
+        const others: Array<Contender> = []
+        const join = Effect.map(arena.start("send", { work: 5, config }), (sender) => others.push(sender))
+        while (others.length < senders) yield* join
+        yield* Effect.forEach(others, (other) => other.waitFor("ready"))
+        for (let round = 0; round < kills; round++) {
+          const before = delivered(others)
+          yield* until("messages that are delivered", () => delivered(others) >= before + senders)
+          yield* primary.signal("SIGTERM")
+          assert.strictEqual((yield* primary.ended).code, 143)
+          primary = yield* until("the next primary", () => others.find(isLeading))
+          assert.strictEqual((yield* primary.waitFor("begin")).took, "released")
+          others.splice(others.indexOf(primary), 1)
+          yield* join
+        }
+        yield* arena.consistent()
+        const history = yield* arena.history
+        assert.strictEqual(history.filter((entry) => entry.event === "begin").length, kills + 1)
+        for (const { event, outcome, text } of history)
+          if (event === "outcome") assert.strictEqual(outcome, "Delivered", `${text}`)
+      }),
+    300_000
+  )
+
+  itNeeds(needs.posix)(
+    "by a standby that waits",
+    () =>
+      Effect.gen(function* () {
+        const arena = yield* makeArena
+        const times: Array<number> = []
+        let primary = yield* arena.start("standby")
+        yield* primary.waitFor("begin")
+        for (let kill = 0; kill < (stress ? 50 : 10); kill++) {
+          const standby = yield* arena.start("standby")
+          yield* standby.waitFor("follow", { pid: yield* primary.pid })
+          yield* primary.kill
+          const killed = (yield* arena.history).filter((entry) => entry.event === "kill").at(-1)!
+          const begun = yield* standby.waitFor("begin")
+          assert.strictEqual(begun.took, "dead")
+          times.push(begun.at - killed.at)
+          primary = standby
+        }
+        report("from SIGKILL to a standby being the primary", times)
+        yield* arena.consistent()
+      }),
+    300_000
+  )
+})
