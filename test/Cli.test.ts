@@ -992,11 +992,11 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
     )
   })
 
-  // script(1) of util-linux gives a process a terminal.
+  // script(1) of util-linux gives a process a terminal. Its shell must not stay: some shells end by a Ctrl-C themselves.
   const terminals = spawnSync("script", ["--version"]).stdout?.includes("util-linux") === true
   const quote = (word: string) => `'${word.replaceAll("'", "'\\''")}'`
   const onTerminal = (words: ReadonlyArray<string>, options?: StartOptions) =>
-    start("script", ["-qefc", [process.execPath, bin, ...words].map(quote).join(" "), "/dev/null"], {
+    start("script", ["-qefc", `exec ${[process.execPath, bin, ...words].map(quote).join(" ")}`, "/dev/null"], {
       open: true,
       ...options
     })
