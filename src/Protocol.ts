@@ -41,6 +41,18 @@ export interface Connection {
    * that strangers cannot fill the memory.
    */
   readonly trust: Effect.Effect<void>
+
+  /**
+   * The transport keeps what is sent until a primary takes it, whichever that is by then: `withdraw` takes back a frame
+   * that was given to `send` (the very same array) and answers whether nobody ever had it nor ever will. With it go the
+   * proofs of the hello: the transport vouches for the peer (a directory that only this user may write to), and nothing
+   * that is sent waits for an answer. The first frame of such a connection introduces it, and reaches every primary that
+   * takes one of the later ones, before those.
+   */
+  readonly withdraw?: ((frame: Uint8Array) => Effect.Effect<boolean>) | undefined
+
+  /** What arrives here was already taken once, by an earlier primary that has died since. */
+  readonly recovered?: boolean | undefined
 }
 
 /**
@@ -65,6 +77,12 @@ export interface Listener {
    * Waits for the next connection; it is closed with the scope. Connections wait here in a bounded queue.
    */
   readonly accept: Effect.Effect<Connection, ProtocolError, Scope.Scope>
+
+  /**
+   * Whether newcomers still find it under its address: a cleaner may have removed its file. Left out where nothing can
+   * come between.
+   */
+  readonly reachable?: Effect.Effect<boolean> | undefined
 }
 
 /**
@@ -100,6 +118,11 @@ export interface ListenOptions extends Place {
 export interface ConnectOptions extends Place {
   /** The largest frame, in bytes. */
   readonly maxFrameBytes: number
+  /**
+   * Completes when the primary may be gone, for a transport that does not see that: a hint, never a proof. Left out where
+   * nobody watches it.
+   */
+  readonly gone?: Effect.Effect<void> | undefined
 }
 
 /**
