@@ -35,6 +35,8 @@ export interface Contest<E, R> {
 export interface Leader extends Leading {
   /** Never succeeds; fails with reason `Lost` when leadership ended on evidence. */
   readonly lost: Effect.Effect<never, LockError>
+  /** Completes with the next self-check: a time to see after what else may have been removed. */
+  readonly checked: Effect.Effect<void>
 }
 
 const checkMillis = 5_000
@@ -57,15 +59,22 @@ export const contend: <E, R>(
   const verdict = yield* lock.contend(contest)
   if (verdict._tag === "Following") return verdict
   const lost = yield* Deferred.make<never, LockError>()
+  let checked = yield* Deferred.make<void>()
   yield* Effect.raceFirst(verdict.changed, Effect.sleep(checkMillis)).pipe(
     Effect.zipRight(verdict.check),
+    Effect.zipRight(Effect.suspend(() => Deferred.succeed(checked, undefined))),
+    Effect.tap(
+      Effect.map(Deferred.make<void>(), (next) => {
+        checked = next
+      })
+    ),
     Effect.zipRight(Effect.sleep(coalesceMillis)),
     Effect.forever,
     Effect.catchAll((error) => Deferred.fail(lost, error)),
     Effect.interruptible,
     Effect.forkScoped
   )
-  return { ...verdict, lost: Deferred.await(lost) }
+  return { ...verdict, lost: Deferred.await(lost), checked: Effect.suspend(() => Deferred.await(checked)) }
 })
 
 /**

@@ -5,17 +5,20 @@
  */
 import { randomUUID } from "node:crypto"
 import * as Cause from "effect/Cause"
+import * as Chunk from "effect/Chunk"
 import type * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
+import * as ExecutionStrategy from "effect/ExecutionStrategy"
 import * as Exit from "effect/Exit"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Schema from "effect/Schema"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
 import * as Tracer from "effect/Tracer"
 import * as Election from "./Election.js"
 import { Endpoint } from "./Endpoint.js"
@@ -29,7 +32,7 @@ import type { Liveness, Proof } from "./Liveness.js"
 import * as Message from "./Message.js"
 import { PidVerifier } from "./PidVerifier.js"
 import * as Conversation from "./Primary.js"
-import type { Listener, Protocol } from "./Protocol.js"
+import type { ListenOptions, Protocol } from "./Protocol.js"
 import * as Secondary from "./Secondary.js"
 import { SingleInstanceConfig } from "./SingleInstanceConfig.js"
 import {
@@ -69,6 +72,12 @@ export interface SendOptions {
   readonly detached?: boolean | undefined
   /** How long the handler may take; no limit by default, as its primary answers pings while it works. */
   readonly replyTimeout?: Duration.DurationInput | undefined
+  /**
+   * `"at-most-once"` if left out: a message that a primary may have had is never sent again. `"at-least-once"`: where its
+   * outcome is unknown it is sent again, with the same id, until the option `timeout`; whoever gets it then is told that it
+   * is `redelivered`. A conversation that stays open has one primary only and knows no more than the former.
+   */
+  readonly delivery?: "at-most-once" | "at-least-once" | undefined
 }
 
 /**
@@ -77,7 +86,7 @@ export interface SendOptions {
  * @since 0.1.0
  * @category models
  */
-export interface Primary<Request, Reply, Failure> {
+export interface Primary<Request, Reply, Failure, Broadcast = never> {
   readonly _tag: "Primary"
   readonly id: InstanceId
   readonly pid: number
@@ -92,6 +101,8 @@ export interface Primary<Request, Reply, Failure> {
   /** The first launch is one, too: its own request. */
   readonly request: Request
   readonly launch: Message.Launch
+  /** An earlier primary may have handled it; only with at-least-once delivery. */
+  readonly redelivered: boolean
   /**
    * Installs the handler and returns. Requests that came before wait for it; each runs in a fiber and a scope of its own,
    * and is interrupted with its sender.
@@ -99,6 +110,12 @@ export interface Primary<Request, Reply, Failure> {
   readonly serve: <R>(
     handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
   ) => Effect.Effect<void, never, Exclude<R, Scope.Scope>>
+  /**
+   * Says something to all who listen at present and answers how many these are. It waits for none of them: 256 messages
+   * are kept for each, the latest ones, and who is slower is told how many it missed. Fails with reason `Malformed` where
+   * the message does not fit the contract's schema.
+   */
+  readonly broadcast: (message: Broadcast) => Effect.Effect<number, ProtocolError>
   /** Refuses newcomers and lets accepted requests end, within the bound of the option `drain`. */
   readonly shutdown: Effect.Effect<void>
   /** Never succeeds; fails with reason `Lost` when leadership ended on evidence. */
@@ -129,7 +146,7 @@ export interface Delivered<Reply> {
  * @since 0.1.0
  * @category models
  */
-export interface Client<Request, Reply, Failure> {
+export interface Client<Request, Reply, Failure, Broadcast = never> {
   readonly primary: Delivered<Reply>["primary"]
   readonly protocol: string
   readonly address: string
@@ -138,6 +155,14 @@ export interface Client<Request, Reply, Failure> {
     request: Request,
     options?: SendOptions
   ) => Effect.Effect<Reply, Failure | TimeoutError | ProtocolError>
+  /**
+   * What the primary broadcasts from now on, until the conversation is over: then it fails. At most 256 messages wait here
+   * while it is not pulled, the latest ones; each comes with how many were missed before it.
+   */
+  readonly broadcasts: Stream.Stream<
+    { readonly message: Broadcast; readonly missed: number },
+    TimeoutError | ProtocolError
+  >
   /** Completes when the conversation is over. */
   readonly closed: Effect.Effect<void>
 }
@@ -166,7 +191,7 @@ export interface Inspection {
  * @since 0.1.0
  * @category models
  */
-export interface Instance<Request, Reply, Failure> {
+export interface Instance<Request, Reply, Failure, Broadcast = never> {
   readonly id: InstanceId
   /**
    * Contends with the request in hand: becomes the primary, or has it handled by the primary. Where that is gone, going or
@@ -175,20 +200,24 @@ export interface Instance<Request, Reply, Failure> {
   readonly elect: (
     request: Request | undefined,
     options?: SendOptions
-  ) => Effect.Effect<Primary<Request, Reply, Failure> | Delivered<Reply>, SingleInstanceError | Failure, Scope.Scope>
+  ) => Effect.Effect<
+    Primary<Request, Reply, Failure, Broadcast> | Delivered<Reply>,
+    SingleInstanceError | Failure,
+    Scope.Scope
+  >
   /** Waits until this process is the primary; nothing polls. `onFollow` is told of each primary that it waits behind. */
   readonly standby: (options?: {
     readonly request?: Request | undefined
     readonly launch?: LaunchOptions | undefined
     readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined
-  }) => Effect.Effect<Primary<Request, Reply, Failure>, LockError | ProtocolError, Scope.Scope>
+  }) => Effect.Effect<Primary<Request, Reply, Failure, Broadcast>, LockError | ProtocolError, Scope.Scope>
   /** Hands over only: fails with reason `Unreachable` where there is no primary. */
   readonly send: (
     request: Request | undefined,
     options?: SendOptions
   ) => Effect.Effect<Delivered<Reply>, SingleInstanceError | Failure>
   /** Opens a conversation with the primary. */
-  readonly connect: Effect.Effect<Client<Request, Reply, Failure>, SingleInstanceError, Scope.Scope>
+  readonly connect: Effect.Effect<Client<Request, Reply, Failure, Broadcast>, SingleInstanceError, Scope.Scope>
   /** Who is there. Read-only. */
   readonly inspect: Effect.Effect<Inspection, LockError>
   /** A person's word that the owner, named by the nonce that `inspect` gave, is gone. */
@@ -199,9 +228,9 @@ export interface Instance<Request, Reply, Failure> {
  * @since 0.1.0
  * @category models
  */
-export interface Options<Request, Reply, Failure> {
+export interface Options<Request, Reply, Failure, Broadcast> {
   readonly id: InstanceId
-  readonly contract: Contract.Contract<Request, Reply, Failure>
+  readonly contract: Contract.Contract<Request, Reply, Failure, Broadcast>
   readonly protocols: ReadonlyArray<Protocol["Type"]>
   /** Protocols that could not even be built, for the errors. */
   readonly unavailable: ReadonlyArray<ProtocolError>
@@ -224,8 +253,11 @@ const passing: ReadonlySet<string> = new Set([
   "hello"
 ])
 
-const mayPass = (error: unknown): error is TimeoutError | ProtocolError =>
-  (TimeoutError.is(error) || ProtocolError.is(error)) && error.outcome === "NotDelivered" && passing.has(error.reason)
+const isTransport = (error: unknown): error is TimeoutError | ProtocolError =>
+  TimeoutError.is(error) || ProtocolError.is(error)
+
+const mayPass = (error: TimeoutError | ProtocolError): boolean =>
+  error.outcome === "NotDelivered" && passing.has(error.reason)
 
 const isFollowing = (found: unknown): found is Following =>
   typeof found === "object" && found !== null && "_tag" in found && found._tag === "Following"
@@ -243,9 +275,13 @@ const isDeaf = (error: TimeoutError | ProtocolError): boolean =>
  * @since 0.1.0
  * @category constructors
  */
-export const make = <Request, Reply, Failure>(
-  options: Options<Request, Reply, Failure>
-): Effect.Effect<Instance<Request, Reply, Failure>, never, InstanceLock | PidVerifier | SingleInstanceConfig> =>
+export const make = <Request, Reply, Failure, Broadcast>(
+  options: Options<Request, Reply, Failure, Broadcast>
+): Effect.Effect<
+  Instance<Request, Reply, Failure, Broadcast>,
+  never,
+  InstanceLock | PidVerifier | SingleInstanceConfig
+> =>
   Effect.gen(function* () {
     // Picked, as the rest holds the scope in which this is made, and leadership belongs to the scope of the caller.
     const context = Context.pick(
@@ -299,10 +335,9 @@ export const make = <Request, Reply, Failure>(
       for (const protocol of protocols) {
         const { maxConnections, maxFrameBytes } = config
         const { directory, nonce } = candidate
-        const opened = yield* protocol
-          .listen({ id, directory, nonce, maxConnections, maxFrameBytes })
-          .pipe((effect) => keepIf(effect, () => true), Effect.either)
-        if (Either.isRight(opened)) serving.push({ protocol: protocol.name, listener: opened.right })
+        const open = openIn(yield* Effect.scope, protocol, { id, directory, nonce, maxConnections, maxFrameBytes })
+        const opened = yield* Effect.either(open)
+        if (Either.isRight(opened)) serving.push({ protocol, open: opened.right })
         else attempts.push(attemptOf(protocol.name, "", opened.left))
       }
       if (serving.length === 0) {
@@ -314,34 +349,75 @@ export const make = <Request, Reply, Failure>(
           attempts
         })
       }
-      return serving.map(
-        ({ listener, protocol }) => new Endpoint({ protocol, address: listener.address, wire: Message.wire })
-      )
+      return endpointsOf(serving)
     })
+
+    // What newcomers find no more is opened again, or struck from the record until that works.
+    const upkeep = (
+      leader: Election.Leader,
+      serving: ReadonlyArray<Serving>,
+      server: Conversation.Server,
+      scope: Scope.Scope
+    ) =>
+      Effect.gen(function* () {
+        const { directory, record } = leader
+        const { maxConnections, maxFrameBytes } = config
+        const place = { id, directory, nonce: record.nonce, maxConnections, maxFrameBytes }
+        let published = true
+        while (true) {
+          yield* leader.checked
+          for (const each of serving) {
+            if (each.open !== undefined && (yield* each.open.listener.reachable ?? Effect.succeed(true))) continue
+            published &&= each.open === undefined
+            if (each.open !== undefined) yield* Scope.close(each.open.scope, Exit.void)
+            each.open = Option.getOrUndefined(yield* Effect.option(openIn(scope, each.protocol, place)))
+            if (each.open === undefined) continue
+            published = false
+            yield* server.serve(each.open)
+          }
+          // The record may be what a full disk has no room for.
+          if (!published) {
+            published = yield* Effect.match(leader.publish(endpointsOf(serving)), {
+              onFailure: () => false,
+              onSuccess: () => true
+            })
+          }
+        }
+      })
 
     const lead = Effect.fnUntraced(function* (
       leader: Election.Leader,
       serving: ReadonlyArray<Serving>,
-      prepared: { readonly request: Request; readonly launch: Message.Launch }
+      prepared: { readonly request: Request; readonly launch: Message.Launch },
+      redelivered: boolean
     ) {
       const { proof, record, took } = leader
       yield* Metric.increment(Metric.tagged(Metrics.takeovers, "took", took))
-      const server = yield* Conversation.make({ id, record, config, listeners: serving })
+      // What is opened again outlives the server as well, which tells newcomers of its end.
+      const listeners = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
+      const server = yield* Conversation.make({ id, record, config })
+      for (const { open } of serving) if (open !== undefined) yield* server.serve(open)
+      yield* Effect.forkScoped(Effect.interruptible(upkeep(leader, serving, server, listeners)))
       yield* leader.lost.pipe(
         Effect.catchAll(() => server.abdicate),
         Effect.interruptible,
         Effect.forkScoped
       )
-      const primary: Primary<Request, Reply, Failure> = {
+      const primary: Primary<Request, Reply, Failure, Broadcast> = {
         _tag: "Primary",
         id,
         pid: record.process.pid,
         epoch: record.epoch,
         took,
         proof,
-        endpoints: record.endpoints,
+        get endpoints() {
+          return endpointsOf(serving)
+        },
         request: prepared.request,
         launch: prepared.launch,
+        redelivered,
+        broadcast: (message) =>
+          Effect.flatMap(Effect.mapError(codec.encodeBroadcast(message), invalid), server.broadcast),
         lost: leader.lost,
         shutdown: server.shutdown,
         serve: (handler) => server.install(handle(id, codec, handler))
@@ -361,7 +437,8 @@ export const make = <Request, Reply, Failure>(
           helloTimeout: Duration.min(config.helloTimeout, Duration.millis(remaining))
         },
         pid: (yield* verifier.self).pid,
-        patience: Duration.millis(patienceMillis)
+        patience: Duration.millis(patienceMillis),
+        gone: following.gone
       }
       return { target, session: yield* Secondary.connect(target) }
     })
@@ -370,9 +447,10 @@ export const make = <Request, Reply, Failure>(
       target: Secondary.Target,
       session: Secondary.Session,
       prepared: { readonly payload: unknown; readonly launch: Message.Request["launch"] },
+      letter: Letter,
       send: SendOptions
-    ): Effect.fn.Return<{ reply: Reply; message: string }, Failure | TimeoutError | ProtocolError> {
-      const message = randomUUID()
+    ): Effect.fn.Return<Reply, Failure | TimeoutError | ProtocolError> {
+      const { message } = letter
       const failed = (reason: ProtocolError["reason"], detail: string, cause?: unknown) =>
         new ProtocolError({
           reason,
@@ -388,6 +466,8 @@ export const make = <Request, Reply, Failure>(
         launch: prepared.launch,
         trace: yield* currentTrace,
         detached: send.detached ?? false,
+        repeatable: letter.repeatable,
+        redelivered: letter.redelivered,
         onOutput: send.onOutput
       }
       const delivering = Secondary.deliver(target, session, request)
@@ -406,7 +486,7 @@ export const make = <Request, Reply, Failure>(
               })
           })
       const exit = yield* Effect.mapError(codec.decodeExit(encoded), (detail) => failed("Malformed", detail))
-      if (Exit.isSuccess(exit)) return { reply: exit.value, message }
+      if (Exit.isSuccess(exit)) return exit.value
       const ended = Contract.classify(exit.cause)
       switch (ended._tag) {
         case "Fail":
@@ -424,6 +504,8 @@ export const make = <Request, Reply, Failure>(
       readonly find: (remaining: number) => Effect.Effect<L | Following, E, Scope.Scope>
       readonly use: (following: Following, remaining: number, attempts: number) => Effect.Effect<A, E, Scope.Scope>
       readonly keep: (result: L | A) => boolean
+      /** Whether another round is wanted although this one may have done its work. */
+      readonly repeat?: ((error: TimeoutError | ProtocolError) => boolean) | undefined
     }): Effect.fn.Return<L | A, E | SingleInstanceError, Scope.Scope> {
       let started = clock.unsafeCurrentTimeMillis()
       let deafSince: number | undefined
@@ -437,7 +519,7 @@ export const make = <Request, Reply, Failure>(
           const used = yield* Effect.either(round.use(found, remaining, attempts))
           if (Either.isRight(used)) return { _tag: "Done", result: used.right }
           const error = used.left
-          if (!mayPass(error)) return yield* Effect.fail(error)
+          if (!isTransport(error) || !(mayPass(error) || round.repeat?.(error))) return yield* Effect.fail(error)
           const pause = yield* Random.nextIntBetween(20, 100)
           // Interruptible also where the caller is not, in a finalizer for example: a bound would not be any.
           yield* Effect.timeoutOption(Effect.interruptible(found.gone), pause)
@@ -460,16 +542,25 @@ export const make = <Request, Reply, Failure>(
     })
 
     const deliver =
-      (prepared: { readonly payload: unknown; readonly launch: Message.Launch }, send: SendOptions) =>
+      (prepared: { readonly payload: unknown; readonly launch: Message.Launch }, letter: Letter, send: SendOptions) =>
       (following: Following, remaining: number, attempts: number) =>
         follow(following, remaining).pipe(
+          Effect.tap(() => {
+            if (!letter.redelivered) letter.message = randomUUID()
+          }),
           Effect.flatMap(({ session, target }) =>
             Effect.map(
-              exchange(target, session, { payload: prepared.payload, launch: encodeLaunch(prepared.launch) }, send),
-              ({ message, reply }): Delivered<Reply> => ({
+              exchange(
+                target,
+                session,
+                { payload: prepared.payload, launch: encodeLaunch(prepared.launch) },
+                letter,
+                send
+              ),
+              (reply): Delivered<Reply> => ({
                 _tag: "Delivered",
                 reply,
-                message,
+                message: letter.message,
                 primary: session.primary,
                 protocol: session.protocol,
                 address: session.address,
@@ -482,18 +573,24 @@ export const make = <Request, Reply, Failure>(
 
     const elect = Effect.fnUntraced(function* (request: Request | undefined, send: SendOptions = {}) {
       const prepared = yield* prepare(request, send.launch)
-      return yield* persist<Primary<Request, Reply, Failure>, Delivered<Reply>, SingleInstanceError | Failure>({
+      const letter = letterOf(send)
+      return yield* persist<
+        Primary<Request, Reply, Failure, Broadcast>,
+        Delivered<Reply>,
+        SingleInstanceError | Failure
+      >({
         find: Effect.fnUntraced(function* (remaining) {
           const { contest: own, serving } = yield* contest
           const verdict = yield* Effect.timeoutFail(Effect.provide(Election.contend(own), context), {
             duration: remaining,
             onTimeout: () => new TimeoutError({ phase: "acquire", id, millis: timeoutMillis, outcome: "NotDelivered" })
           })
-          return verdict._tag === "Leading" ? yield* lead(verdict, serving, prepared) : verdict
+          return verdict._tag === "Leading" ? yield* lead(verdict, serving, prepared, letter.redelivered) : verdict
         }),
-        use: deliver(prepared, send),
-        keep: (result) => result._tag === "Primary"
-      })
+        use: deliver(prepared, letter, send),
+        keep: (result) => result._tag === "Primary",
+        repeat: (error) => repeat(letter, error)
+      }).pipe(Effect.mapError((error) => doubted(letter, error)))
     })
 
     const nobody = (location: string) =>
@@ -526,21 +623,23 @@ export const make = <Request, Reply, Failure>(
       }
     })
 
-    const standby: Instance<Request, Reply, Failure>["standby"] = Effect.fnUntraced(function* (given = {}) {
+    const standby: Instance<Request, Reply, Failure, Broadcast>["standby"] = Effect.fnUntraced(function* (given = {}) {
       const prepared = yield* prepare(given.request, given.launch)
       const { contest: own, serving } = yield* contest
       const onFollow = given.onFollow && ((record: InstanceRecord) => given.onFollow!(ownerOf(record)))
       const leader = yield* Effect.provide(Election.standby(own, { onFollow }), context)
-      return yield* lead(leader, serving, prepared)
+      return yield* lead(leader, serving, prepared, false)
     })
 
     const handOver = Effect.fnUntraced(function* (request: Request | undefined, send: SendOptions = {}) {
       const prepared = yield* prepare(request, send.launch)
+      const letter = letterOf(send)
       return yield* persist<never, Delivered<Reply>, SingleInstanceError | Failure>({
         find: () => living,
-        use: deliver(prepared, send),
-        keep: () => false
-      })
+        use: deliver(prepared, letter, send),
+        keep: () => false,
+        repeat: (error) => repeat(letter, error)
+      }).pipe(Effect.mapError((error) => doubted(letter, error)))
     }, Effect.scoped)
 
     const conversation = persist<
@@ -553,11 +652,13 @@ export const make = <Request, Reply, Failure>(
       keep: () => true
     })
 
-    const connect = Effect.map(conversation, ({ session, target }): Client<Request, Reply, Failure> => {
+    const connect = Effect.map(conversation, ({ session, target }): Client<Request, Reply, Failure, Broadcast> => {
       // The very same one each time, so that the session need not send it again.
       let own: Message.Request["launch"]
       return {
-        primary: session.primary,
+        get primary() {
+          return session.primary
+        },
         protocol: session.protocol,
         address: session.address,
         closed: session.closed,
@@ -566,8 +667,14 @@ export const make = <Request, Reply, Failure>(
             const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
             if (isOwn) own ??= encodeLaunch(currentLaunch())
             const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
-            return Effect.map(exchange(target, session, { payload, launch }, options), ({ reply }) => reply)
-          })
+            return exchange(target, session, { payload, launch }, letterOf({}), options)
+          }),
+        broadcasts: Stream.repeatEffectChunk(Effect.map(session.broadcasts, Chunk.unsafeFromArray)).pipe(
+          Stream.mapEffect(({ missed, payload }) =>
+            Effect.map(codec.decodeBroadcast(payload), (message) => ({ message, missed }))
+          ),
+          Stream.mapError((error) => (typeof error === "string" ? invalid(error) : error))
+        )
       }
     })
 
@@ -596,10 +703,59 @@ export const make = <Request, Reply, Failure>(
     }
   })
 
-interface Serving {
-  readonly protocol: string
-  readonly listener: Listener
+// One message on its way through all rounds. Its id is another one in each: where one round struck it off, it stays so.
+// Only what may have been handled keeps its id.
+interface Letter {
+  message: string
+  readonly repeatable: boolean
+  redelivered: boolean
 }
+
+const letterOf = ({ delivery }: SendOptions): Letter => ({
+  message: randomUUID(),
+  repeatable: delivery === "at-least-once",
+  redelivered: false
+})
+
+// Whether it goes out once more although a primary may have had it.
+const repeat = (letter: Letter, error: TimeoutError | ProtocolError): boolean => {
+  if (!letter.repeatable || error.outcome !== "Unknown") return false
+  letter.redelivered = true
+  return true
+}
+
+// What later rounds are certain of says nothing about the first one.
+const doubted = <E>(letter: Letter, error: E): E =>
+  letter.redelivered && isSingleInstanceError(error) && error.outcome === "NotDelivered"
+    ? new (error.constructor as new (fields: object) => E)({ ...error, outcome: "Unknown" })
+    : error
+
+// A protocol that listens, or did; with the scope that ends it.
+interface Serving {
+  readonly protocol: Protocol["Type"]
+  open: (Conversation.Serving & { readonly scope: Scope.CloseableScope }) | undefined
+}
+
+const openIn = (
+  scope: Scope.Scope,
+  protocol: Protocol["Type"],
+  options: ListenOptions
+): Effect.Effect<NonNullable<Serving["open"]>, ProtocolError> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Scope.fork(scope, ExecutionStrategy.sequential), (own) =>
+      restore(Scope.extend(protocol.listen(options), own)).pipe(
+        Effect.onError((cause) => Scope.close(own, Exit.failCause(cause))),
+        Effect.map((listener) => ({ protocol: protocol.name, listener, scope: own }))
+      )
+    )
+  )
+
+const endpointsOf = (serving: ReadonlyArray<Serving>): ReadonlyArray<Endpoint> =>
+  serving.flatMap(({ open }) =>
+    open === undefined
+      ? []
+      : [new Endpoint({ protocol: open.protocol, address: open.listener.address, wire: Message.wire })]
+  )
 
 /**
  * How this process was started. `env` holds only the variables that are named.
@@ -632,9 +788,9 @@ const attemptOf = (protocol: string, address: string, error: ProtocolError): Att
 
 // The user's handler between its two schemas. Answers in every case: also a defect or an interruption is an answer.
 const handle =
-  <Request, Reply, Failure, R>(
+  <Request, Reply, Failure, Broadcast, R>(
     id: InstanceId,
-    codec: Contract.Codec<Request, Reply, Failure>,
+    codec: Contract.Codec<Request, Reply, Failure, Broadcast>,
     handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
   ): Conversation.Handler<Exclude<R, Scope.Scope>> =>
   ({ answer, launch, payload, trace }) =>

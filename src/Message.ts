@@ -8,6 +8,7 @@ import { createHmac, timingSafeEqual } from "node:crypto"
 import * as Either from "effect/Either"
 import * as Schema from "effect/Schema"
 import { WireRange } from "./Endpoint.js"
+import * as msgPack from "./internal/msgPack.js"
 
 /**
  * The wire versions that this version of the package speaks.
@@ -38,15 +39,45 @@ const Random = Schema.String.pipe(Schema.pattern(/^[0-9a-f]{32}$/))
 const Limit = Schema.Int.pipe(Schema.positive())
 
 /**
- * The first message, from the secondary. No payload travels before both sides have proven that they know the key.
+ * How messages are written in frames. Both are read at any time: a frame tells by its first byte.
  *
  * @since 0.1.0
  * @category schemas
  */
-export const Hello = Schema.TaggedStruct("Hello", { wire: WireRange, id: Schema.String, nonce: Random })
+export const Encoding: Schema.Literal<["json", "msgpack"]> = Schema.Literal("json", "msgpack")
 
 /**
- * The primary's answer: it knows the key, speaks `wire`, and serves so many requests of this connection at once.
+ * @since 0.1.0
+ * @category models
+ */
+export type Encoding = typeof Encoding.Type
+
+const Client = Schema.Struct({
+  pid: Schema.Int,
+  version: Schema.NullOr(Schema.String),
+  maxFrameBytes: Schema.optional(Limit)
+})
+
+/**
+ * The first message, from the secondary. No payload travels before both sides have proven that they know the key; where
+ * the transport vouches for both, `client` and the nonce of the primary that is meant, `primary`, stand for the proofs.
+ * `encoding` is the one that the secondary would like.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Hello = Schema.TaggedStruct("Hello", {
+  wire: WireRange,
+  id: Schema.String,
+  nonce: Random,
+  encoding: Schema.optional(Schema.String),
+  client: Schema.optional(Client),
+  primary: Schema.optional(Schema.String)
+})
+
+/**
+ * The primary's answer: it knows the key, speaks `wire`, and serves so many requests of this connection at once. What
+ * follows is written in `encoding`, JSON where it is left out.
  *
  * @since 0.1.0
  * @category schemas
@@ -60,7 +91,8 @@ export const Welcome = Schema.TaggedStruct("Welcome", {
   version: Schema.NullOr(Schema.String),
   epoch: Schema.Int,
   maxInFlight: Limit,
-  maxFrameBytes: Limit
+  maxFrameBytes: Limit,
+  encoding: Schema.optional(Encoding)
 })
 
 /**
@@ -69,12 +101,7 @@ export const Welcome = Schema.TaggedStruct("Welcome", {
  * @since 0.1.0
  * @category schemas
  */
-export const Proof = Schema.TaggedStruct("Proof", {
-  mac: Mac,
-  pid: Schema.Int,
-  version: Schema.NullOr(Schema.String),
-  maxFrameBytes: Schema.optional(Limit)
-})
+export const Proof = Schema.TaggedStruct("Proof", { mac: Mac, ...Client.fields })
 
 /**
  * The primary declines: the connection, or with `id` one request, which then never starts.
@@ -90,7 +117,8 @@ export const Refused = Schema.TaggedStruct("Refused", {
 
 /**
  * A message for the primary's handler. `launch` is left out where it is that of the connection's request before;
- * `deadline` is the wall clock in milliseconds after which it must not start any more.
+ * `deadline` is the wall clock in milliseconds after which it must not start any more. With `repeatable` the sender asked
+ * for at-least-once delivery; `redelivered` where an earlier primary may have had it.
  *
  * @since 0.1.0
  * @category schemas
@@ -101,7 +129,9 @@ export const Request = Schema.TaggedStruct("Request", {
   launch: Schema.optional(Schema.encodedSchema(Launch)),
   trace: Schema.optional(Schema.Struct({ traceId: Schema.String, spanId: Schema.String, sampled: Schema.Boolean })),
   deadline: Schema.optional(Schema.Finite),
-  detached: Schema.optional(Schema.Boolean)
+  detached: Schema.optional(Schema.Boolean),
+  repeatable: Schema.optional(Schema.Boolean),
+  redelivered: Schema.optional(Schema.Boolean)
 })
 
 /**
@@ -213,6 +243,31 @@ export const Inspected = Schema.TaggedStruct("Inspected", {
 })
 
 /**
+ * The secondary wants to hear what the primary broadcasts, from `Listening` on.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Listen = Schema.TaggedStruct("Listen", { id: Id })
+
+/**
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Listening = Schema.TaggedStruct("Listening", { id: Id })
+
+/**
+ * What the primary says to all who listen. `missed` counts those before it that this connection was too slow for.
+ *
+ * @since 0.1.0
+ * @category schemas
+ */
+export const Broadcast = Schema.TaggedStruct("Broadcast", {
+  payload: Schema.optional(Schema.Unknown),
+  missed: Schema.optional(Schema.NonNegativeInt)
+})
+
+/**
  * A tag that this side does not know; nothing else on the connection is touched.
  *
  * @since 0.1.0
@@ -237,6 +292,9 @@ const schemas = {
   Pong,
   Inspect,
   Inspected,
+  Listen,
+  Listening,
+  Broadcast,
   Unsupported
 }
 
@@ -266,11 +324,14 @@ export interface Unrecognised {
 
 /**
  * The frame of a message. Throws what `JSON.stringify` throws where a payload cannot be JSON, such as a `bigint`.
+ * MessagePack carries only what is JSON, so that a contract does not depend on the encoding; a message with anything else
+ * in it, or with text that is not well-formed Unicode, is written as JSON.
  *
  * @since 0.1.0
  * @category encoding
  */
-export const encode = (message: Message): Uint8Array => Buffer.from(JSON.stringify(message))
+export const encode = (message: Message, encoding: Encoding = "json"): Uint8Array =>
+  (encoding === "msgpack" && msgPack.encode(message)) || Buffer.from(JSON.stringify(message))
 
 /**
  * Reads a frame. A guard per tag, as a union of all would try one after the other.
@@ -279,12 +340,15 @@ export const encode = (message: Message): Uint8Array => Buffer.from(JSON.stringi
  * @category decoding
  */
 export const decode = (frame: Uint8Array): Either.Either<Message | Unrecognised, string> => {
-  if (!isUtf8(frame)) return Either.left("the frame is not UTF-8")
+  const isJson = !msgPack.isMsgPack(frame)
+  if (isJson && !isUtf8(frame)) return Either.left("the frame is not UTF-8")
   let value: unknown
   try {
-    value = JSON.parse(Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength).toString("utf8"))
+    value = isJson
+      ? JSON.parse(Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength).toString("utf8"))
+      : msgPack.decode(frame)
   } catch {
-    return Either.left("the frame is no JSON document")
+    return Either.left(`the frame is no ${isJson ? "JSON" : "MessagePack"} document`)
   }
   if (typeof value !== "object" || value === null || !("_tag" in value) || typeof value._tag !== "string") {
     return Either.left("the frame holds no tagged message")

@@ -18,6 +18,7 @@ import * as Scope from "effect/Scope"
 import { commonWire } from "./Endpoint.js"
 import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
+import * as msgPack from "./internal/msgPack.js"
 import * as Message from "./Message.js"
 import type { Connection, Listener } from "./Protocol.js"
 import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
@@ -35,6 +36,8 @@ export interface IncomingLaunch extends Message.Launch {
   readonly from: { readonly pid: number; readonly version: string | null }
   /** The protocol it came over. */
   readonly protocol: string
+  /** An earlier primary may have handled it; only where its sender asked for at-least-once delivery. */
+  readonly redelivered: boolean
   /** Shows the sender something while the handler runs; waits while the sender is slow, and drops it once it is gone. */
   readonly stdout: (chunk: string | Uint8Array) => Effect.Effect<void>
   /** As `stdout`, for the sender's other stream. */
@@ -76,6 +79,21 @@ export interface Server {
   readonly shutdown: Effect.Effect<void>
   /** This process leads no more: refuses what is new and interrupts what runs. */
   readonly abdicate: Effect.Effect<void>
+  /** Says something to all who listen, and waits for none of them; answers how many there are. */
+  readonly broadcast: (payload: unknown) => Effect.Effect<number>
+  /** Serves one more listener, for as long as it accepts. It must outlive the server, which tells newcomers of its end. */
+  readonly serve: (serving: Serving) => Effect.Effect<void>
+}
+
+/**
+ * A listener and the protocol whose it is.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Serving {
+  readonly protocol: string
+  readonly listener: Listener
 }
 
 /**
@@ -86,7 +104,6 @@ export interface ServerOptions {
   readonly id: InstanceId
   readonly record: InstanceRecord
   readonly config: SingleInstanceConfig["Type"]
-  readonly listeners: ReadonlyArray<{ readonly protocol: string; readonly listener: Listener }>
 }
 
 // A request from its arrival until its handler ended.
@@ -113,6 +130,11 @@ interface Peer {
   readonly protocol: string
   readonly from: IncomingLaunch["from"]
   readonly maxFrameBytes: number
+  readonly encoding: Message.Encoding
+  // It meant another primary, which it asks about what that one did.
+  readonly astray: boolean
+  // What it has been too slow for is counted; `undefined` where it does not listen.
+  outbox: { readonly queue: Array<Said>; missed: number } | undefined
   readonly open: Set<Entry>
   readonly watching: Set<Entry>
   // Answers that the transport has not taken yet.
@@ -121,6 +143,14 @@ interface Peer {
   launch: Message.Launch
 }
 
+// What is said to all, encoded once for each encoding.
+interface Said {
+  readonly payload: unknown
+  readonly frames: Map<Message.Encoding, Uint8Array>
+}
+
+// How many broadcasts wait for one slow listener.
+const outboxSize = 256
 const rememberedExitBytes = 4_096
 const outputBytes = 128 * 1_024
 // How long interrupted handlers are waited for.
@@ -130,7 +160,7 @@ const dismissMillis = 1_000
 const noLaunch = new Message.Launch({ argv: [], cwd: "", env: {} })
 
 /**
- * Serves the connections of all listeners until the scope closes, which shuts down first.
+ * Serves connections until the scope closes, which shuts down first.
  *
  * @since 0.1.0
  * @category constructors
@@ -147,6 +177,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const ended = new Map<string, Ended>()
   const pending = new Set<Entry>()
   const idling = new Set<() => void>()
+  const listening = new Set<Peer>()
   let connections = 0
   let running = 0
   let handled = 0
@@ -160,7 +191,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       : Effect.ignore(peer.connection.send(frame))
 
   const tell = (peer: Peer, message: Message.Message): Effect.Effect<void> =>
-    Effect.suspend(() => send(peer, Message.encode(message)))
+    Effect.suspend(() => send(peer, Message.encode(message, peer.encoding)))
 
   const refuse = (
     peer: Peer,
@@ -197,9 +228,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       settle(entry, "struck")
       sending = refuse(owner, id, "Malformed", given.detail)
     } else {
-      const encoded = encodeExit(id, given.exit)
+      const encoded = encodeExit(id, given.exit, owner.encoding)
       const exit = encoded === undefined ? defect("the reply cannot be written as JSON") : given.exit
-      const frame = encoded ?? encodeExit(id, exit)!
+      const frame = encoded ?? encodeExit(id, exit, owner.encoding)!
       const isSmall = frame.byteLength <= Math.min(rememberedExitBytes, config.maxFrameBytes / 2)
       settle(entry, "done", isSmall ? exit : undefined)
       handled++
@@ -266,6 +297,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       message: entry.id,
       from: entry.owner.from,
       protocol: entry.owner.protocol,
+      redelivered: entry.owner.connection.recovered === true || entry.request.redelivered === true,
       stdout: write("stdout"),
       stderr: write("stderr")
     }
@@ -282,6 +314,10 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       peer.launch = { ...launch, ...(stdin === undefined ? undefined : { stdin: Buffer.from(stdin, "base64") }) }
     }
     if (requests.has(id) || ended.has(id)) return onStatus(peer, id, false)
+    // An earlier primary had it: it may have run.
+    if (peer.connection.recovered === true && request.repeatable !== true) {
+      return tell(peer, { _tag: "State", id, state: "unknown" })
+    }
     if (closing !== undefined) return refuse(peer, id, closing)
     if (peer.open.size >= config.maxInFlight || peer.unsent >= config.maxInFlight) return refuse(peer, id, "Busy")
     if (isExpired(request)) return refuse(peer, id, "Expired")
@@ -309,7 +345,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     if (entry === undefined) {
       const end = ended.get(id)
       if (end !== undefined) return say(end.state, end.exit)
-      if (!strike) return say("unknown")
+      if (!strike || peer.astray) return say("unknown")
       remember(id, { state: "struck", exit: undefined })
       return say("struck")
     }
@@ -342,6 +378,10 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         return onStatus(peer, message.id, message.strike)
       case "Ping":
         return tell(peer, { _tag: "Pong" })
+      case "Listen":
+        peer.outbox ??= { queue: [], missed: 0 }
+        listening.add(peer)
+        return tell(peer, { _tag: "Listening", id: message.id })
       case "Inspect":
         return tell(peer, {
           _tag: "Inspected",
@@ -366,6 +406,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const disconnect = (peer: Peer) =>
     Effect.sync(() => {
       peer.connected = false
+      listening.delete(peer)
       for (const entry of peer.watching) entry.watchers.delete(peer)
       peer.watching.clear()
       for (const entry of [...peer.open]) {
@@ -389,6 +430,10 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     if (wire === undefined) {
       return yield* refused("Incompatible", `the primary speaks wire ${Message.wire}, the secondary ${hello.wire}`)
     }
+    if (connection.vouched === true && hello.client === undefined) {
+      return yield* refused("Malformed", "whoever is vouched for says who it is")
+    }
+    const encoding = hello.encoding === "msgpack" && (yield* msgPack.load) ? "msgpack" : "json"
     const transcript: Message.Transcript = {
       recordNonce: record.nonce,
       clientNonce: hello.nonce,
@@ -408,19 +453,27 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         version: config.version,
         epoch: record.epoch,
         maxInFlight: config.maxInFlight,
-        maxFrameBytes: config.maxFrameBytes
+        maxFrameBytes: config.maxFrameBytes,
+        ...(encoding === "json" ? undefined : { encoding })
       })
     )
-    const proof = yield* next
-    if (proof._tag !== "Proof" || !Message.isSameMac(proof.mac, Message.mac(record.key, "client", transcript))) {
-      return yield* refused("Forbidden", "the proof does not fit the key of this instance")
+    let client = hello.client
+    if (connection.vouched !== true || client === undefined) {
+      const proof = yield* next
+      if (proof._tag !== "Proof" || !Message.isSameMac(proof.mac, Message.mac(record.key, "client", transcript))) {
+        return yield* refused("Forbidden", "the proof does not fit the key of this instance")
+      }
+      client = proof
     }
     yield* connection.trust
     const peer: Peer = {
       connection,
       protocol,
-      from: { pid: proof.pid, version: proof.version },
-      maxFrameBytes: Math.min(config.maxFrameBytes, proof.maxFrameBytes ?? config.maxFrameBytes),
+      from: { pid: client.pid, version: client.version },
+      maxFrameBytes: Math.min(config.maxFrameBytes, client.maxFrameBytes ?? config.maxFrameBytes),
+      encoding,
+      astray: connection.vouched === true && hello.primary !== record.nonce,
+      outbox: undefined,
       open: new Set(),
       watching: new Set(),
       unsent: 0,
@@ -466,7 +519,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     )
   })
 
-  const acceptFrom = ({ listener, protocol }: ServerOptions["listeners"][number]) =>
+  const acceptFrom = ({ listener, protocol }: Serving) =>
     Effect.uninterruptibleMask((restore) =>
       Effect.flatMap(Scope.make(), (own) =>
         restore(Scope.extend(listener.accept, own)).pipe(
@@ -529,10 +582,51 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const shutdown = close("ShuttingDown")
   const abdicate = close("NotPrimary")
 
-  for (const listener of options.listeners) {
-    yield* acceptFrom(listener).pipe(Effect.forever, Effect.ignore, Effect.interruptible, Effect.forkIn(scope))
-  }
+  const serve = (serving: Serving) =>
+    acceptFrom(serving).pipe(Effect.forever, Effect.ignore, Effect.interruptible, Effect.forkIn(scope), Effect.asVoid)
   yield* Effect.addFinalizer(() => shutdown)
+
+  const drain = (peer: Peer, outbox: NonNullable<Peer["outbox"]>): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      const said = outbox.queue[0]
+      if (said === undefined || !peer.connected) return Effect.void
+      const { missed } = outbox
+      outbox.missed = 0
+      let frame = missed === 0 ? said.frames.get(peer.encoding) : undefined
+      if (frame === undefined) {
+        const { payload } = said
+        frame = Message.encode(
+          { _tag: "Broadcast", payload, ...(missed === 0 ? undefined : { missed }) },
+          peer.encoding
+        )
+        if (missed === 0) said.frames.set(peer.encoding, frame)
+      }
+      const fits = frame.byteLength <= peer.maxFrameBytes
+      if (!fits) outbox.missed = missed + 1
+      // It stays at the head while it is sent, and is never pushed out there.
+      return Effect.zipRight(
+        fits ? send(peer, frame) : Effect.void,
+        Effect.suspend(() => {
+          outbox.queue.shift()
+          return drain(peer, outbox)
+        })
+      )
+    })
+  const broadcast = (payload: unknown) =>
+    Effect.gen(function* () {
+      const said: Said = { payload, frames: new Map() }
+      for (const peer of listening) {
+        const outbox = peer.outbox!
+        outbox.queue.push(said)
+        if (outbox.queue.length === 1) yield* Effect.forkIn(Effect.interruptible(drain(peer, outbox)), scope)
+        // The first is under way.
+        if (outbox.queue.length > outboxSize) {
+          outbox.queue.splice(1, 1)
+          outbox.missed++
+        }
+      }
+      return listening.size
+    })
 
   const install = <R>(handler: Handler<R>): Effect.Effect<void, never, R> =>
     Effect.flatMap(Effect.runtime<R>(), (runtime) => {
@@ -561,7 +655,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       )
     })
 
-  return { install, shutdown, abdicate }
+  return { install, shutdown, abdicate, broadcast, serve }
 })
 
 type Next = Effect.Effect<Message.Message | Message.Unrecognised, unknown>
@@ -580,9 +674,13 @@ const reader = (connection: Connection) => {
   return { next, rest: () => frames }
 }
 
-const encodeExit = (id: string, exit: ExitEncoded<unknown, unknown, unknown>): Uint8Array | undefined => {
+const encodeExit = (
+  id: string,
+  exit: ExitEncoded<unknown, unknown, unknown>,
+  encoding: Message.Encoding
+): Uint8Array | undefined => {
   try {
-    return Message.encode({ _tag: "Exit", id, exit })
+    return Message.encode({ _tag: "Exit", id, exit }, encoding)
   } catch {
     return undefined
   }
@@ -592,7 +690,11 @@ const encodeExit = (id: string, exit: ExitEncoded<unknown, unknown, unknown>): U
 const fitting = (peer: Peer, id: string, frame: Uint8Array): Uint8Array =>
   frame.byteLength <= peer.maxFrameBytes
     ? frame
-    : encodeExit(id, defect(`the reply has ${frame.byteLength} bytes, the limit is ${peer.maxFrameBytes}`))!
+    : encodeExit(
+        id,
+        defect(`the reply has ${frame.byteLength} bytes, the limit is ${peer.maxFrameBytes}`),
+        peer.encoding
+      )!
 
 const defect = (message: string): ExitEncoded<never, never, unknown> => ({
   _tag: "Failure",

@@ -43,11 +43,15 @@ export interface Connection {
   readonly trust: Effect.Effect<void>
 
   /**
-   * The transport keeps what is sent until a primary takes it, whichever that is by then: `withdraw` takes back a frame
-   * that was given to `send` (the very same array) and answers whether nobody ever had it nor ever will. With it go the
-   * proofs of the hello: the transport vouches for the peer (a directory that only this user may write to), and nothing
-   * that is sent waits for an answer. The first frame of such a connection introduces it, and reaches every primary that
-   * takes one of the later ones, before those.
+   * The transport vouches for the peer, as a directory does that only this user may write to: the hello's proofs are left
+   * out, and nothing that the secondary sends waits for an answer. Then the first frame introduces the secondary; it is
+   * given to every primary that takes one of the later ones, before those.
+   */
+  readonly vouched?: boolean | undefined
+
+  /**
+   * Takes back a frame that was given to `send`, the very same array; answers whether nobody ever had it nor ever will.
+   * Of a transport that keeps what is sent until a primary takes it, whichever that is by then.
    */
   readonly withdraw?: ((frame: Uint8Array) => Effect.Effect<boolean>) | undefined
 

@@ -21,6 +21,7 @@ import { commonWire, type Endpoint } from "./Endpoint.js"
 import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { firstOf } from "./internal/fallback.js"
+import * as msgPack from "./internal/msgPack.js"
 import * as Message from "./Message.js"
 import type { Connection, Protocol } from "./Protocol.js"
 import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
@@ -42,6 +43,8 @@ export interface Target {
   readonly pid: number
   /** How long this launch still waits for acceptance. */
   readonly patience: Duration.Duration
+  /** Completes when the primary may be gone. */
+  readonly gone: Effect.Effect<void>
 }
 
 /**
@@ -57,6 +60,10 @@ export interface Request {
   readonly trace: Message.Request["trace"]
   /** The handler goes on where the sender is interrupted or the connection is lost. */
   readonly detached: boolean
+  /** Asked for at-least-once delivery. */
+  readonly repeatable: boolean
+  /** An earlier primary may have had it. */
+  readonly redelivered: boolean
   /** Called in order; the primary waits while it runs. */
   readonly onOutput: ((stream: "stdout" | "stderr", chunk: Uint8Array) => Effect.Effect<void>) | undefined
 }
@@ -83,11 +90,25 @@ export interface Session {
   readonly resolve: (id: string) => Effect.Effect<Reply, TimeoutError | ProtocolError>
   /** How busy the primary is. */
   readonly inspect: Effect.Effect<typeof Message.Inspected.Type, TimeoutError | ProtocolError>
+  /**
+   * Asks for what the primary broadcasts from now on, and takes all that has come since the last call, at least one; each
+   * with how many were missed before it. Between two calls a bounded number is kept, the latest ones.
+   */
+  readonly broadcasts: Effect.Effect<ReadonlyArray<Broadcast>, TimeoutError | ProtocolError>
   /** Completes when the conversation is over. */
   readonly closed: Effect.Effect<void>
 }
 
-type Question = Extract<Message.Message, { readonly _tag: "Request" | "Status" | "Inspect" }>
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Broadcast {
+  readonly payload: unknown
+  readonly missed: number
+}
+
+type Question = Extract<Message.Message, { readonly _tag: "Request" | "Status" | "Inspect" | "Listen" }>
 
 // A request, a status question or an inspection that waits for its answer.
 interface Call {
@@ -95,7 +116,10 @@ interface Call {
   readonly tag: Question["_tag"]
   readonly since: number
   readonly detached: boolean
+  readonly repeatable: boolean
   readonly onOutput: Request["onOutput"]
+  // As the transport got it, to be withdrawn.
+  readonly frame: Uint8Array
   accepted: boolean
   asked: boolean
   // While the transport has not taken it.
@@ -105,6 +129,8 @@ interface Call {
 }
 
 const interruptMillis = 1_000
+// How many broadcasts wait for a caller that is slow to take them.
+const inboxSize = 256
 
 /**
  * The first endpoint of the record that serves, in the record's order. The next one is tried only where one is not there
@@ -169,10 +195,33 @@ const attempt = Effect.fnUntraced(function* (
     })
   const { directory } = target
   const { maxFrameBytes } = config
-  const connection = yield* within("connect", protocol.connect(endpoint.address, { id, directory, maxFrameBytes }))
+  const connection = yield* within(
+    "connect",
+    protocol.connect(endpoint.address, { id, directory, maxFrameBytes, gone: target.gone })
+  )
+  const client = { pid: target.pid, version: config.version, maxFrameBytes }
+  const encoding = config.encoding === "msgpack" && (yield* msgPack.load) ? config.encoding : undefined
+  const hello: typeof Message.Hello.Type = {
+    _tag: "Hello",
+    wire: Message.wire,
+    id,
+    nonce: randomBytes(16).toString("hex"),
+    ...(encoding === undefined ? undefined : { encoding })
+  }
+  if (connection.vouched === true) {
+    yield* connection.send(Message.encode({ ...hello, client, primary: record.nonce }))
+    const { process, version, epoch } = record
+    const { maxInFlight } = config
+    return yield* converse(target, endpoint, connection, {
+      pid: process.pid,
+      version,
+      epoch,
+      maxInFlight,
+      maxFrameBytes
+    })
+  }
   const greeting = Effect.gen(function* () {
-    const clientNonce = randomBytes(16).toString("hex")
-    yield* connection.send(Message.encode({ _tag: "Hello", wire: Message.wire, id, nonce: clientNonce }))
+    yield* connection.send(Message.encode(hello))
     const [welcome, behind] = Either.getOrElse(
       Either.all((yield* connection.receive).slice(0, 2).map(Message.decode)),
       (detail) => [{ _tag: "Garbage", detail } as const]
@@ -191,7 +240,7 @@ const attempt = Effect.fnUntraced(function* (
     }
     const transcript: Message.Transcript = {
       recordNonce: record.nonce,
-      clientNonce,
+      clientNonce: hello.nonce,
       serverNonce: welcome.nonce,
       clientWire: Message.wire,
       serverWire: welcome.range,
@@ -202,9 +251,7 @@ const attempt = Effect.fnUntraced(function* (
     }
     yield* connection.trust
     const mac = Message.mac(record.key, "client", transcript)
-    yield* connection.send(
-      Message.encode({ _tag: "Proof", mac, pid: target.pid, version: config.version, maxFrameBytes })
-    )
+    yield* connection.send(Message.encode({ _tag: "Proof", mac, ...client }))
     return welcome
   })
   const welcome = yield* within("hello", greeting).pipe(
@@ -226,17 +273,30 @@ const refusals = {
   Expired: "Expired"
 } as const
 
+// Who answers there, and what it takes.
+type Greeting = Pick<
+  typeof Message.Welcome.Type,
+  "pid" | "version" | "epoch" | "maxInFlight" | "maxFrameBytes" | "encoding"
+>
+
 const converse = Effect.fnUntraced(function* (
   target: Target,
   endpoint: Endpoint,
   connection: Connection,
-  welcome: typeof Message.Welcome.Type
+  greeting: Greeting
 ): Effect.fn.Return<Session, never, Scope.Scope> {
   const { config, id } = target
   const clock = yield* Effect.clock
   const silentMillis = Duration.toMillis(config.timeout)
   const millis = Duration.toMillis(target.patience)
+  // Another one where the transport keeps messages for whoever is primary then.
+  let welcome = greeting
+  let greeted = connection.vouched !== true
   const maxFrameBytes = Math.min(config.maxFrameBytes, welcome.maxFrameBytes)
+  const { withdraw } = connection
+  const heardOf: Array<Broadcast> = []
+  const hearing = new Set<() => void>()
+  let isListening = false
   const fork = Runtime.runFork(Runtime.enableRuntimeFlag(yield* Effect.runtime<never>(), RuntimeFlags.Interruption))
   const calls = new Map<string, Call>()
   const waiting = new Set<() => void>()
@@ -276,6 +336,21 @@ const converse = Effect.fnUntraced(function* (
   }
 
   const onMessage = (message: Message.Message | Message.Unrecognised): Effect.Effect<void> | undefined => {
+    if (message._tag === "Welcome" && connection.vouched === true) {
+      // What its predecessor accepted died with that.
+      if (greeted && message.epoch !== welcome.epoch) {
+        for (const call of [...calls.values()]) {
+          if (call.accepted) finish(call, failed("Disconnected", "another process is the primary now", "Unknown"))
+        }
+      }
+      greeted = true
+      welcome = message
+      return undefined
+    }
+    if (message._tag === "Broadcast") {
+      hear({ payload: message.payload, missed: message.missed ?? 0 })
+      return undefined
+    }
     const call = "id" in message && message.id !== undefined ? calls.get(message.id) : undefined
     if (call === undefined) return undefined
     switch (message._tag) {
@@ -298,6 +373,7 @@ const converse = Effect.fnUntraced(function* (
         onState(call, message)
         return undefined
       case "Inspected":
+      case "Listening":
         finish(call, Effect.succeed(message))
         return undefined
       case "Unsupported":
@@ -322,8 +398,8 @@ const converse = Effect.fnUntraced(function* (
   const onState = (call: Call, message: Message.State) => {
     switch (message.state) {
       case "unknown":
-        return call.tag === "Status"
-          ? finish(call, failed("Disconnected", "the primary does not remember it", "Unknown"))
+        return call.tag === "Status" || connection.vouched === true
+          ? finish(call, failed("Disconnected", "the primary cannot tell what became of it", "Unknown"))
           : undefined
       case "struck":
         return finish(
@@ -345,18 +421,41 @@ const converse = Effect.fnUntraced(function* (
     }
   }
 
-  const end = (error: ProtocolError) => {
-    // A transport does not know whom it lost.
-    over = new ProtocolError({ ...error, pid: welcome.pid })
-    for (const call of [...calls.values()]) {
-      const outcome =
-        call.tag === "Inspect" ? "NotDelivered" : call.tag === "Status" || call.accepted ? "Unknown" : error.outcome
-      finish(call, new ProtocolError({ ...over, outcome }))
+  const hear = (broadcast: Broadcast) => {
+    heardOf.push(broadcast)
+    if (heardOf.length > inboxSize) {
+      const { missed } = heardOf.shift()!
+      heardOf[0] = { ...heardOf[0]!, missed: heardOf[0]!.missed + missed + 1 }
     }
-    for (const resume of waiting) resume()
-    waiting.clear()
-    for (const resume of closing) resume()
+    for (const wake of hearing) wake()
   }
+
+  // Whether nobody ever had it, as far as the transport can say.
+  const takeBack = (call: Call): Effect.Effect<boolean> =>
+    withdraw === undefined || call.accepted ? Effect.succeed(false) : withdraw(call.frame)
+
+  const end = (error: ProtocolError) =>
+    Effect.suspend(() => {
+      // A transport does not know whom it lost.
+      over ??= new ProtocolError({ ...error, pid: welcome.pid })
+      const lost = over
+      for (const resume of [...waiting, ...closing, ...hearing]) resume()
+      waiting.clear()
+      return Effect.forEach(
+        [...calls.values()],
+        (call) =>
+          Effect.map(takeBack(call), (withdrawn) => {
+            const outcome =
+              call.tag === "Status" || call.accepted
+                ? "Unknown"
+                : call.tag === "Request" && !withdrawn
+                  ? lost.outcome
+                  : "NotDelivered"
+            finish(call, new ProtocolError({ ...lost, outcome }))
+          }),
+        { discard: true }
+      )
+    })
 
   const receiving = Effect.gen(function* () {
     while (true) {
@@ -379,9 +478,9 @@ const converse = Effect.fnUntraced(function* (
         }
       }
     }
-  }).pipe(Effect.catchAll((error) => Effect.sync(() => end(error))))
+  }).pipe(Effect.catchAll(end))
 
-  const say = (message: Message.Message) => Effect.ignore(connection.send(Message.encode(message)))
+  const say = (message: Message.Message) => Effect.ignore(connection.send(Message.encode(message, welcome.encoding)))
 
   // One timer for all that waits: asks silent primaries for a sign of life and puts a bound to waiting for acceptance.
   // What it says is not waited for: a primary that stands still takes nothing more.
@@ -399,21 +498,19 @@ const converse = Effect.fnUntraced(function* (
       if (call.accepted) {
         if (time - heard >= silentMillis) finish(call, timedOut("reply", call, "Unknown", silentMillis))
       } else if (time - call.since >= millis) {
-        finish(call, timedOut(call.tag === "Inspect" ? "reply" : "accept", call, "Unknown"))
+        finish(call, timedOut(call.tag === "Request" ? "accept" : "reply", call, "Unknown"))
       } else if (time - call.since >= strikeMillis && call.tag === "Request" && !call.asked) {
         call.asked = true
-        fork(say({ _tag: "Status", id: call.id, strike: true }))
+        const ask = say({ _tag: "Status", id: call.id, strike: !call.repeatable })
+        const giveUp = Effect.sync(() => finish(call, timedOut("accept", call, "NotDelivered")))
+        fork(withdraw === undefined ? ask : Effect.if(takeBack(call), { onTrue: () => giveUp, onFalse: () => ask }))
       }
     }
   })
 
   yield* Effect.forkScoped(Effect.interruptible(receiving))
   yield* Effect.sleep(tickMillis).pipe(Effect.zipRight(tick), Effect.forever, Effect.interruptible, Effect.forkScoped)
-  yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      if (over === undefined) end(failed("Disconnected", "the conversation is over", "Unknown"))
-    })
-  )
+  yield* Effect.addFinalizer(() => end(failed("Disconnected", "the conversation is over", "Unknown")))
 
   const outcome = (call: Call): Effect.Effect<any, TimeoutError | ProtocolError> =>
     Effect.async((resume) => {
@@ -426,8 +523,9 @@ const converse = Effect.fnUntraced(function* (
       if (call.result !== undefined || over !== undefined) return Effect.void
       const leave = Effect.sync(() => finish(call, Effect.interrupt))
       if (call.tag !== "Request" || call.detached) return leave
-      return say({ _tag: "Interrupt", id: call.id }).pipe(
-        Effect.zipRight(Effect.ignore(outcome(call))),
+      const stop = Effect.zipRight(say({ _tag: "Interrupt", id: call.id }), Effect.ignore(outcome(call)))
+      const stopped = withdraw === undefined ? stop : Effect.unlessEffect(stop, takeBack(call))
+      return stopped.pipe(
         // This is a finalizer: what waits in it must be interruptible to have a bound.
         Effect.interruptible,
         Effect.timeoutOption(interruptMillis),
@@ -455,7 +553,9 @@ const converse = Effect.fnUntraced(function* (
       const error = Option.getOrElse(Cause.failureOption(exit.cause), () =>
         failed("Disconnected", "it was not sent whole", "Unknown")
       )
-      finish(call, new ProtocolError({ ...error, outcome: "Unknown", pid: welcome.pid }))
+      // A transport that has no room took nothing of it.
+      const outcome = error.reason === "Busy" || error.reason === "TooLarge" ? error.outcome : "Unknown"
+      finish(call, new ProtocolError({ ...error, outcome, pid: welcome.pid }))
     }
     const sending = fork(connection.send(frame))
     const sent = sending.unsafePoll()
@@ -478,7 +578,7 @@ const converse = Effect.fnUntraced(function* (
       if (calls.has(message.id)) return failed("Malformed", "a message with this id is under way", undelivered)
       let frame: Uint8Array
       try {
-        frame = Message.encode(message)
+        frame = Message.encode(message, welcome.encoding)
       } catch (cause) {
         return failed("Malformed", "the message cannot be written as JSON", undelivered, cause)
       }
@@ -491,7 +591,9 @@ const converse = Effect.fnUntraced(function* (
         tag: message._tag,
         since: now(),
         detached: message._tag === "Request" && message.detached === true,
+        repeatable: message._tag === "Request" && message.repeatable === true,
         onOutput: given?.onOutput,
+        frame,
         accepted: false,
         asked: false,
         sending: undefined,
@@ -505,10 +607,28 @@ const converse = Effect.fnUntraced(function* (
       return Effect.onInterrupt(outcome(call), () => interrupt(call))
     })
 
+  const nextBroadcasts: Effect.Effect<ReadonlyArray<Broadcast>, ProtocolError> = Effect.suspend(() => {
+    if (heardOf.length > 0) return Effect.succeed(heardOf.splice(0))
+    if (over !== undefined) return Effect.fail(over)
+    return Effect.zipRight(
+      Effect.async<void>((resume) => {
+        const wake = () => {
+          hearing.delete(wake)
+          resume(Effect.void)
+        }
+        hearing.add(wake)
+        return Effect.sync(() => hearing.delete(wake))
+      }),
+      nextBroadcasts
+    )
+  })
+
   return {
     protocol: endpoint.protocol,
     address: endpoint.address,
-    primary: { pid: welcome.pid, version: welcome.version, epoch: welcome.epoch },
+    get primary() {
+      return { pid: welcome.pid, version: welcome.version, epoch: welcome.epoch }
+    },
     request: (request) =>
       begin(
         (launch) => ({
@@ -519,7 +639,9 @@ const converse = Effect.fnUntraced(function* (
           ...(Number.isFinite(millis) ? { deadline: clock.unsafeCurrentTimeMillis() + millis } : undefined),
           ...(launch === undefined ? undefined : { launch }),
           ...(request.trace === undefined ? undefined : { trace: request.trace }),
-          ...(request.detached ? { detached: true } : undefined)
+          ...(request.detached ? { detached: true } : undefined),
+          ...(request.repeatable ? { repeatable: true } : undefined),
+          ...(request.redelivered ? { redelivered: true } : undefined)
         }),
         request
       ),
@@ -527,6 +649,15 @@ const converse = Effect.fnUntraced(function* (
     inspect: Effect.suspend(() => {
       const id = randomBytes(8).toString("hex")
       return begin(() => ({ _tag: "Inspect", id }))
+    }),
+    broadcasts: Effect.suspend(() => {
+      if (isListening) return nextBroadcasts
+      isListening = true
+      const id = randomBytes(8).toString("hex")
+      return Effect.zipRight(
+        begin(() => ({ _tag: "Listen", id })),
+        nextBroadcasts
+      )
     }),
     closed: Effect.async((resume) => {
       if (over !== undefined) return resume(Effect.void)
@@ -551,7 +682,8 @@ export const deliver = (
 ): Effect.Effect<Reply, TimeoutError | ProtocolError> =>
   Effect.catchIf(
     session.request(request),
-    (error) => error._tag === "ProtocolError" && error.outcome === "Unknown",
+    // What may be sent again need not be struck off.
+    (error) => error._tag === "ProtocolError" && error.outcome === "Unknown" && !request.repeatable,
     (lost) =>
       connect(target).pipe(
         Effect.mapError(() => lost),

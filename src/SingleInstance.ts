@@ -95,8 +95,8 @@ type NoContext = Layer.Layer<Protocol, ProtocolError>
  * @since 0.1.0
  * @category models
  */
-export interface TagClass<Self, Id extends string, Request, Reply, Failure>
-  extends Context.TagClass<Self, Id, Instance.Instance<Request, Reply, Failure>> {
+export interface TagClass<Self, Id extends string, Request, Reply, Failure, Broadcast = never>
+  extends Context.TagClass<Self, Id, Instance.Instance<Request, Reply, Failure, Broadcast>> {
   /**
    * The whole loop: elect; the primary runs `primary`, with its request served like any other's left to it; a later
    * launch sends, and goes on with `secondary` (left out: returns the `Delivered`). The primary's scope closes with its
@@ -106,7 +106,7 @@ export interface TagClass<Self, Id extends string, Request, Reply, Failure>
   readonly enforce: <A, E, R, B = Instance.Delivered<Reply>, E2 = never, R2 = never>(
     options: RequestOption<Request> &
       Instance.SendOptions & {
-        readonly primary: (primary: Instance.Primary<Request, Reply, Failure>) => Effect.Effect<A, E, R>
+        readonly primary: (primary: Instance.Primary<Request, Reply, Failure, Broadcast>) => Effect.Effect<A, E, R>
         readonly secondary?: ((delivered: Instance.Delivered<Reply>) => Effect.Effect<B, E2, R2>) | undefined
       }
   ) => Effect.Effect<A | B, E | E2 | SingleInstanceError | Failure, Self | Exclude<R | R2, Scope.Scope>>
@@ -116,7 +116,7 @@ export interface TagClass<Self, Id extends string, Request, Reply, Failure>
     options: RequestOption<Request> & {
       readonly launch?: Instance.LaunchOptions | undefined
       readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined
-      readonly primary: (primary: Instance.Primary<Request, Reply, Failure>) => Effect.Effect<A, E, R>
+      readonly primary: (primary: Instance.Primary<Request, Reply, Failure, Broadcast>) => Effect.Effect<A, E, R>
     }
   ) => Effect.Effect<A, E | LockError | ProtocolError, Self | Exclude<R, Scope.Scope>>
 
@@ -175,11 +175,11 @@ export interface LayerOptions<P extends AnyProtocol, F extends Fallback>
  */
 export const Tag =
   <Self>() =>
-  <const Id extends string, Request = Launch, Reply = void, Failure = never>(
+  <const Id extends string, Request = Launch, Reply = void, Failure = never, Broadcast = never>(
     id: Id,
-    contract: Contract<Request, Reply, Failure> = {}
-  ): TagClass<Self, Id, Request, Reply, Failure> => {
-    const tag = Context.Tag(id)<Self, Instance.Instance<Request, Reply, Failure>>()
+    contract: Contract<Request, Reply, Failure, Broadcast> = {}
+  ): TagClass<Self, Id, Request, Reply, Failure, Broadcast> => {
+    const tag = Context.Tag(id)<Self, Instance.Instance<Request, Reply, Failure, Broadcast>>()
 
     const layerWithoutDependencies = (
       options: ProtocolOptions<AnyProtocol, Fallback> & { readonly id?: string | undefined } = {}
@@ -193,8 +193,8 @@ export const Tag =
       )
 
     const lead = <A, E, R>(
-      primary: Instance.Primary<Request, Reply, Failure>,
-      use: (primary: Instance.Primary<Request, Reply, Failure>) => Effect.Effect<A, E, R>
+      primary: Instance.Primary<Request, Reply, Failure, Broadcast>,
+      use: (primary: Instance.Primary<Request, Reply, Failure, Broadcast>) => Effect.Effect<A, E, R>
     ) =>
       // What the user acquires outlives the requests that use it.
       Effect.acquireUseRelease(
@@ -217,7 +217,7 @@ export const Tag =
 
     return Object.assign(tag, {
       enforce: ({ primary, request, secondary, ...send }: any) =>
-        Effect.flatMap(tag as any, (instance: Instance.Instance<Request, Reply, Failure>) =>
+        Effect.flatMap(tag as any, (instance: Instance.Instance<Request, Reply, Failure, Broadcast>) =>
           Effect.scoped(
             Effect.flatMap(
               instance.elect(request, send),
@@ -231,7 +231,7 @@ export const Tag =
           )
         ),
       standby: ({ launch, onFollow, primary, request }: any) =>
-        Effect.flatMap(tag as any, (instance: Instance.Instance<Request, Reply, Failure>) =>
+        Effect.flatMap(tag as any, (instance: Instance.Instance<Request, Reply, Failure, Broadcast>) =>
           Effect.scoped(
             Effect.flatMap(instance.standby({ request, launch, onFollow }), (verdict) => lead(verdict, primary))
           )

@@ -38,6 +38,7 @@ export const Options: Schema.Struct<{
   maxConnections: Schema.filter<typeof Schema.Int>
   maxInFlight: Schema.filter<typeof Schema.Int>
   maxRemembered: Schema.filter<typeof Schema.Int>
+  encoding: Schema.Literal<["json", "msgpack"]>
   onUnresponsive: Schema.Literal<["fail", "terminate"]>
 }> = Schema.Struct({
   directory: Schema.NullOr(Schema.NonEmptyString),
@@ -49,6 +50,7 @@ export const Options: Schema.Struct<{
   maxConnections: limit("maxConnections"),
   maxInFlight: limit("maxInFlight"),
   maxRemembered: limit("maxRemembered"),
+  encoding: Schema.Literal("json", "msgpack"),
   onUnresponsive: Schema.Literal("fail", "terminate")
 })
 
@@ -66,6 +68,8 @@ export const Options: Schema.Struct<{
  * - `maxConnections`: how many connections a primary serves at once; the surplus is closed and tries again. 1,024.
  * - `maxInFlight`: how many requests a connection may have unanswered; a sender waits below it. 256.
  * - `maxRemembered`: how many ended requests a primary can still tell the outcome of. 10,000.
+ * - `encoding`: how a secondary would like messages to be written, `"json"` or `"msgpack"`. JSON is the faster one in Node,
+ *   MessagePack the smaller one for numbers; a primary that cannot write it answers in JSON.
  * - `onUnresponsive`: `"fail"` never touches a primary that keeps silent; `"terminate"` ends it after its identity was
  *   verified once more, and contends.
  *
@@ -91,6 +95,7 @@ export interface ConfigOptions {
   readonly maxConnections?: number | undefined
   readonly maxInFlight?: number | undefined
   readonly maxRemembered?: number | undefined
+  readonly encoding?: "json" | "msgpack" | undefined
   readonly onUnresponsive?: "fail" | "terminate" | undefined
 }
 
@@ -108,6 +113,7 @@ export const defaults: SingleInstanceConfig["Type"] = {
   maxConnections: 1_024,
   maxInFlight: 256,
   maxRemembered: 10_000,
+  encoding: "json",
   onUnresponsive: "fail"
 }
 
@@ -193,6 +199,7 @@ function read(name: (key: keyof ConfigOptions) => string): Config.Config<ConfigO
     maxConnections: integer("maxConnections"),
     maxInFlight: integer("maxInFlight"),
     maxRemembered: integer("maxRemembered"),
+    encoding: optional(Config.literal("json", "msgpack")(name("encoding"))),
     onUnresponsive: optional(Config.literal("fail", "terminate")(name("onUnresponsive")))
   })
 }

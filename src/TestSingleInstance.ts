@@ -91,8 +91,8 @@ export interface TestLaunch<A, E> {
  * }).pipe(Effect.provide(TestSingleInstance.layer(Greeter)))
  * ```
  */
-export const layer = <Self, Id extends string, Request, Reply, Failure>(
-  tag: TagClass<Self, Id, Request, Reply, Failure>,
+export const layer = <Self, Id extends string, Request, Reply, Failure, Broadcast>(
+  tag: TagClass<Self, Id, Request, Reply, Failure, Broadcast>,
   options?: SingleInstanceConfig.ConfigOptions
 ): Layer.Layer<Self | TestMachine> =>
   Layer.scopedContext(
@@ -129,8 +129,8 @@ export const layerMachine = (options?: SingleInstanceConfig.ConfigOptions): Laye
  * @since 0.1.0
  * @category constructors
  */
-export const launch = <Self, Id extends string, Request, Reply, Failure, A, E, R>(
-  tag: TagClass<Self, Id, Request, Reply, Failure>,
+export const launch = <Self, Id extends string, Request, Reply, Failure, Broadcast, A, E, R>(
+  tag: TagClass<Self, Id, Request, Reply, Failure, Broadcast>,
   program: Effect.Effect<A, E, R>
 ): Effect.Effect<TestLaunch<A, E>, never, Exclude<R, Self> | TestMachine | Scope.Scope> =>
   Effect.gen(function* () {
@@ -163,7 +163,9 @@ export const launch = <Self, Id extends string, Request, Reply, Failure, A, E, R
 const headStart = 200
 
 // A process with the tag's service; it crashes with the scope, as nobody moves the clock then for a clean end.
-const process = <Self, Id extends string, Request, Reply, Failure>(tag: TagClass<Self, Id, Request, Reply, Failure>) =>
+const process = <Self, Id extends string, Request, Reply, Failure, Broadcast>(
+  tag: TagClass<Self, Id, Request, Reply, Failure, Broadcast>
+) =>
   Effect.gen(function* () {
     const { config, network, store, table } = yield* TestMachine
     const simulated = yield* table.spawn()

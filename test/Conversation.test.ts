@@ -328,12 +328,8 @@ describe("the primary's side", () => {
       const id = InstanceId.make(Work.key)
       const limits = { maxFrameBytes: 1_000_000, maxConnections: 10 }
       const listener = yield* host.protocol.listen({ id, directory: null, nonce: "f".repeat(32), ...limits })
-      const server = yield* Primary.make({
-        id,
-        record,
-        config: SingleInstanceConfig.defaults,
-        listeners: [{ protocol: "memory", listener }]
-      })
+      const server = yield* Primary.make({ id, record, config: SingleInstanceConfig.defaults })
+      yield* server.serve({ protocol: "memory", listener })
       yield* server.install(({ answer, payload }) => {
         switch (payload) {
           case "silent":

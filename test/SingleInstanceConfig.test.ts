@@ -42,6 +42,7 @@ const values = {
   maxConnections: ["1", 1],
   maxInFlight: ["2", 2],
   maxRemembered: ["3", 3],
+  encoding: ["msgpack", "msgpack"],
   onUnresponsive: ["terminate", "terminate"]
 } as const
 const keys = Object.keys(values) as ReadonlyArray<keyof typeof values>
@@ -58,6 +59,7 @@ const names: Record<keyof typeof values, string> = {
   maxConnections: "SINGLE_INSTANCE_MAX_CONNECTIONS",
   maxInFlight: "SINGLE_INSTANCE_MAX_IN_FLIGHT",
   maxRemembered: "SINGLE_INSTANCE_MAX_REMEMBERED",
+  encoding: "SINGLE_INSTANCE_ENCODING",
   onUnresponsive: "SINGLE_INSTANCE_ON_UNRESPONSIVE"
 }
 
@@ -87,6 +89,7 @@ const bad: ReadonlyArray<readonly [keyof typeof values, string]> = [
   ["timeout", "20"],
   ["helloTimeout", ""],
   ["drain", "2 fortnights"],
+  ["encoding", "xml"],
   ["onUnresponsive", "steal"]
 ]
 
@@ -102,6 +105,7 @@ describe("SingleInstanceConfig", () => {
       maxConnections: 1_024,
       maxInFlight: 256,
       maxRemembered: 10_000,
+      encoding: "json",
       onUnresponsive: "fail"
     })
     deepStrictEqual(make(), defaults)

@@ -9,28 +9,33 @@ import * as ParseResult from "effect/ParseResult"
 import * as Schema from "effect/Schema"
 
 /** What a launch may ask, what it is answered and how that may fail. */
-export interface Contract<Request, Reply, Failure> {
+export interface Contract<Request, Reply, Failure, Broadcast> {
   readonly request?: Schema.Schema<Request, any> | undefined
   readonly reply?: Schema.Schema<Reply, any> | undefined
   readonly failure?: Schema.Schema<Failure, any> | undefined
+  /** What the primary may say to all who stay connected. */
+  readonly broadcast?: Schema.Schema<Broadcast, any> | undefined
 }
 
 type Encoded = Schema.ExitEncoded<unknown, unknown, unknown>
 
 /** Errors are sentences for a person. A schema that throws is a defect of the effect, not of who makes it. */
-export interface Codec<Request, Reply, Failure> {
+export interface Codec<Request, Reply, Failure, Broadcast> {
   /** `undefined` where the launch itself is the request. */
   readonly encodeRequest: ((request: Request) => Effect.Effect<unknown, string>) | undefined
   readonly decodeRequest: (payload: unknown) => Effect.Effect<Request, string>
   readonly encodeExit: (exit: Exit.Exit<Reply, Failure>) => Effect.Effect<Encoded>
   readonly decodeExit: (encoded: Encoded) => Effect.Effect<Exit.Exit<Reply, Failure>, string>
+  readonly encodeBroadcast: (message: Broadcast) => Effect.Effect<unknown, string>
+  readonly decodeBroadcast: (payload: unknown) => Effect.Effect<Broadcast, string>
 }
 
-export const make = <Request, Reply, Failure>(
-  contract: Contract<Request, Reply, Failure>
-): Codec<Request, Reply, Failure> => {
+export const make = <Request, Reply, Failure, Broadcast>(
+  contract: Contract<Request, Reply, Failure, Broadcast>
+): Codec<Request, Reply, Failure, Broadcast> => {
   const reply: Schema.Schema<Reply, any> = contract.reply ?? (Schema.Void as any)
   const failure: Schema.Schema<Failure, any> = contract.failure ?? (Schema.Never as any)
+  const broadcast: Schema.Schema<Broadcast, any> = contract.broadcast ?? (Schema.Never as any)
   const exit = Schema.Exit({ success: reply, failure, defect: Schema.Defect })
   const encodeReply = ParseResult.encode(reply)
   const decodeReply = ParseResult.decodeUnknown(reply)
@@ -65,7 +70,9 @@ export const make = <Request, Reply, Failure>(
     decodeExit: (encoded) =>
       (isSuccess(encoded) ? Effect.map(decodeReply(encoded.value), Exit.succeed) : decodeWhole(encoded)).pipe(
         Effect.mapError(explain)
-      )
+      ),
+    encodeBroadcast: (message) => Effect.mapError(ParseResult.encode(broadcast)(message), explain),
+    decodeBroadcast: (payload) => Effect.mapError(ParseResult.decodeUnknown(broadcast)(payload), explain)
   }
 }
 

@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 
+import * as fs from "node:fs"
 import * as net from "node:net"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -368,7 +369,13 @@ export const listen = (
         })
         return take
       })
-      return { address: address(server.address()), accept }
+      // Only what is certainly gone: a file of somebody else's is not replaced.
+      const file = process.platform === "win32" ? undefined : target.path
+      const reachable: Effect.Effect<boolean> = Effect.async((resume) => {
+        if (file === undefined) return resume(Effect.succeed(true))
+        fs.lstat(file, (cause) => resume(Effect.succeed(!errno.isMissing(cause))))
+      })
+      return { address: address(server.address()), accept, reachable }
     })
   )
 
