@@ -16,6 +16,7 @@ import * as Exit from "effect/Exit"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -635,7 +636,11 @@ export const make = <Request, Reply, Failure, Broadcast>(
       const prepared = yield* prepare(request, send.launch)
       const letter = letterOf(send)
       return yield* persist<never, Delivered<Reply>, SingleInstanceError | Failure>({
-        find: () => living,
+        // Who has no primary any more waits for the next one.
+        find: (remaining) =>
+          letter.redelivered
+            ? Effect.retry(living, { while: ({ reason }) => reason === "Unreachable", schedule: patiently(remaining) })
+            : living,
         use: deliver(prepared, letter, send),
         keep: () => false,
         repeat: (error) => repeat(letter, error)
@@ -723,6 +728,8 @@ const repeat = (letter: Letter, error: TimeoutError | ProtocolError): boolean =>
   letter.redelivered = true
   return true
 }
+
+const patiently = (millis: number) => Schedule.upTo(Schedule.spaced("50 millis"), millis)
 
 // What later rounds are certain of says nothing about the first one.
 const doubted = <E>(letter: Letter, error: E): E =>

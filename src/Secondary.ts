@@ -609,7 +609,7 @@ const converse = Effect.fnUntraced(function* (
 
   const nextBroadcasts: Effect.Effect<ReadonlyArray<Broadcast>, ProtocolError> = Effect.suspend(() => {
     if (heardOf.length > 0) return Effect.succeed(heardOf.splice(0))
-    if (over !== undefined) return Effect.fail(over)
+    if (over !== undefined) return new ProtocolError({ ...over, outcome: "NotDelivered" })
     return Effect.zipRight(
       Effect.async<void>((resume) => {
         const wake = () => {

@@ -47,8 +47,8 @@ export const failureOf = <A, E>(exit: Exit.Exit<A, E>): E =>
 /** The value of an exit; anything else fails the test. */
 export const valueOf = <A, E>(exit: Exit.Exit<A, E>): A => Exit.getOrElse(exit, (cause) => assert.fail(String(cause)))
 
-export interface Member<Self, Request, Reply, Failure> {
-  readonly instance: Instance<Request, Reply, Failure>
+export interface Member<Self, Request, Reply, Failure, Broadcast = never> {
+  readonly instance: Instance<Request, Reply, Failure, Broadcast>
   /** To run a program as this process. */
   readonly context: Context.Context<Self>
   readonly pid: number
@@ -63,10 +63,10 @@ export interface MemberOptions extends SingleInstanceConfig.ConfigOptions {
 }
 
 /** A simulated process in memory. It crashes with the scope. */
-export const member = <Self, Id extends string, Request, Reply, Failure>(
-  tag: TagClass<Self, Id, Request, Reply, Failure>,
+export const member = <Self, Id extends string, Request, Reply, Failure, Broadcast>(
+  tag: TagClass<Self, Id, Request, Reply, Failure, Broadcast>,
   options: MemberOptions = {}
-): Effect.Effect<Member<Self, Request, Reply, Failure>, never, TestMachine | Scope.Scope> =>
+): Effect.Effect<Member<Self, Request, Reply, Failure, Broadcast>, never, TestMachine | Scope.Scope> =>
   Effect.gen(function* () {
     const { protocols, ...config } = options
     const { config: shared, network, store, table } = yield* TestMachine
@@ -92,7 +92,7 @@ export const member = <Self, Id extends string, Request, Reply, Failure>(
     const crash = Effect.all([simulated.crash, host.kill, Effect.sync(store.wake)], { discard: true })
     yield* Effect.addFinalizer(() => crash)
     return {
-      instance: Context.get(context, tag) as Instance<Request, Reply, Failure>,
+      instance: Context.get(context, tag) as Instance<Request, Reply, Failure, Broadcast>,
       context,
       pid: simulated.identity.pid,
       crash,
@@ -339,10 +339,10 @@ export const temporary: Effect.Effect<string, never, Scope.Scope> = Effect.acqui
 
 /** Where the members of one test meet. */
 export interface World {
-  readonly member: <Self, Id extends string, Request, Reply, Failure>(
-    tag: TagClass<Self, Id, Request, Reply, Failure>,
+  readonly member: <Self, Id extends string, Request, Reply, Failure, Broadcast>(
+    tag: TagClass<Self, Id, Request, Reply, Failure, Broadcast>,
     options?: MemberOptions
-  ) => Effect.Effect<Member<Self, Request, Reply, Failure>, never, Scope.Scope>
+  ) => Effect.Effect<Member<Self, Request, Reply, Failure, Broadcast>, never, Scope.Scope>
 }
 
 /** Simulated processes in memory; on the clock of the test. */
@@ -356,8 +356,8 @@ export const fileWorld: Effect.Effect<World, never, Scope.Scope> = Effect.gen(fu
   const directory = yield* temporary
   const table = yield* TestPidVerifier.makeTable
   return {
-    member: <Self, Id extends string, Request, Reply, Failure>(
-      tag: TagClass<Self, Id, Request, Reply, Failure>,
+    member: <Self, Id extends string, Request, Reply, Failure, Broadcast>(
+      tag: TagClass<Self, Id, Request, Reply, Failure, Broadcast>,
       { protocols, ...options }: MemberOptions = {}
     ) =>
       Effect.gen(function* () {
@@ -377,7 +377,7 @@ export const fileWorld: Effect.Effect<World, never, Scope.Scope> = Effect.gen(fu
           ) as Layer.Layer<Self>
         )
         return {
-          instance: Context.get(context, tag) as Instance<Request, Reply, Failure>,
+          instance: Context.get(context, tag) as Instance<Request, Reply, Failure, Broadcast>,
           context,
           pid: simulated.identity.pid,
           crash: Effect.dieMessage("a real socket does not crash"),

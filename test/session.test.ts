@@ -1,0 +1,384 @@
+/**
+ * What a conversation offers beyond a request and its reply: broadcasts, another encoding, delivery at least once,
+ * endpoints that are opened again.
+ */
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { assert, describe, it } from "@effect/vitest"
+import { Chunk, Deferred, Effect, Exit, Fiber, Layer, Schema, Scope, Stream } from "effect"
+import { type Instance, Message, type Primary, SingleInstance } from "effect-single-instance"
+import { type Connection, Protocol } from "effect-single-instance/Protocol"
+import { ProtocolError } from "effect-single-instance/SingleInstanceError"
+import { fileWorld, type MemberOptions, memoryWorld, type World } from "./simulation.js"
+
+const News = Schema.Struct({ headline: Schema.String })
+
+class Desk extends SingleInstance.Tag<Desk>()("test.desk", {
+  request: Schema.String,
+  reply: Schema.String,
+  broadcast: News
+}) {}
+
+type Leader = Instance.Primary<string, string, never, typeof News.Type>
+
+/** A member that leads until the scope closes. */
+const leader = (
+  world: World,
+  options?: MemberOptions,
+  serve: (primary: Leader) => Effect.Effect<void> = (primary) =>
+    primary.serve((request) => Effect.succeed(`re: ${request}`))
+) =>
+  Effect.gen(function* () {
+    const process = yield* world.member(Desk, options)
+    const ready = yield* Deferred.make<Leader>()
+    yield* Desk.enforce({
+      request: "first",
+      primary: (primary) =>
+        Effect.zipRight(serve(primary), Effect.zipRight(Deferred.succeed(ready, primary), Effect.never))
+    }).pipe(Effect.provide(process.context), Effect.interruptible, Effect.forkScoped)
+    return { process, primary: yield* Deferred.await(ready) }
+  })
+
+const until = (what: string, condition: Effect.Effect<boolean, unknown>) =>
+  Effect.gen(function* () {
+    for (let round = 0; round < 1_000; round++) {
+      if (yield* condition) return
+      yield* Effect.sleep("20 millis")
+    }
+    assert.fail(`${what} did not come about`)
+  })
+
+// What was received and what was missed, in the order of the numbers that headlines are.
+const account = (heard: Iterable<{ readonly message: typeof News.Type; readonly missed: number }>) => {
+  let next = 0
+  let missing = 0
+  for (const { message, missed } of heard) {
+    assert.strictEqual(Number(message.headline), next + missed)
+    next += missed + 1
+    missing += missed
+  }
+  return { next, missing }
+}
+
+const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope>) =>
+  describe(name, () => {
+    it.scopedLive("a broadcast reaches all who listen, and nobody else", () =>
+      Effect.gen(function* () {
+        const place = yield* world
+        const { primary } = yield* leader(place)
+        assert.strictEqual(yield* primary.broadcast({ headline: "nobody" }), 0)
+        const silent = yield* (yield* place.member(Desk)).instance.connect
+        const listeners = yield* Effect.replicateEffect(
+          Effect.gen(function* () {
+            const client = yield* (yield* place.member(Desk)).instance.connect
+            return { client, heard: yield* Effect.fork(Stream.runCollect(Stream.take(client.broadcasts, 3))) }
+          }),
+          3
+        )
+        const [latecomer] = listeners
+        yield* until(
+          "three listeners",
+          Effect.map(primary.broadcast({ headline: "0" }), (count) => count === 3)
+        )
+        for (const headline of ["last", "last", "last"]) yield* primary.broadcast({ headline })
+        for (const { heard } of listeners) {
+          const all = Chunk.toReadonlyArray(yield* Fiber.join(heard))
+          assert.isTrue(all.every(({ message, missed }) => missed === 0 && /^(0|last)$/.test(message.headline)))
+        }
+        // It goes on with requests.
+        assert.strictEqual(yield* latecomer!.client.send("a"), "re: a")
+        assert.strictEqual(yield* silent.send("b"), "re: b")
+        const wrong = yield* Effect.flip(primary.broadcast({ headline: 1 } as never))
+        assert.deepStrictEqual([wrong.reason, wrong.outcome], ["Malformed", "NotDelivered"])
+      })
+    )
+
+    it.scopedLive(
+      "who does not take broadcasts keeps the latest and is told how many it missed; others miss none",
+      () =>
+        Effect.gen(function* () {
+          const place = yield* world
+          const { primary } = yield* leader(place)
+          const slow = yield* (yield* place.member(Desk)).instance.connect
+          const fast = yield* (yield* place.member(Desk)).instance.connect
+          const count = 2_000
+          const gate = yield* Deferred.make<void>()
+          const listening = (client: typeof slow, first: Effect.Effect<unknown>) =>
+            client.broadcasts.pipe(
+              Stream.tap(({ message }) => (message.headline === "0" ? first : Effect.void)),
+              Stream.takeUntil(({ message }) => message.headline === `${count - 1}`),
+              Stream.runCollect,
+              Effect.fork
+            )
+          const slowly = yield* listening(slow, Deferred.await(gate))
+          const quickly = yield* listening(fast, Effect.void)
+          yield* Effect.sleep("200 millis")
+          for (let n = 0; n < count; n++) {
+            assert.strictEqual(yield* primary.broadcast({ headline: `${n}` }), 2)
+            // No faster than the other process reads.
+            if (n % 50 === 49) yield* Effect.sleep("5 millis")
+          }
+          const quick = account(yield* Fiber.join(quickly))
+          assert.deepStrictEqual(quick, { next: count, missing: 0 })
+          yield* Deferred.succeed(gate, undefined)
+          const late = account(yield* Fiber.join(slowly))
+          assert.strictEqual(late.next, count)
+          assert.isAbove(late.missing, 1_000)
+          assert.isBelow(late.missing, count)
+        })
+    )
+
+    it.scopedLive("broadcasts fail when the conversation is over", () =>
+      Effect.gen(function* () {
+        const place = yield* world
+        const scope = yield* Scope.make()
+        const { primary } = yield* Scope.extend(leader(place), scope)
+        const client = yield* (yield* place.member(Desk)).instance.connect
+        const listening = yield* Effect.fork(Effect.flip(Stream.runDrain(client.broadcasts)))
+        yield* until(
+          "a listener",
+          Effect.map(primary.broadcast({ headline: "0" }), (count) => count === 1)
+        )
+        yield* Scope.close(scope, Exit.void)
+        const error = yield* Fiber.join(listening)
+        assert(ProtocolError.is(error))
+        assert.strictEqual(error.outcome, "NotDelivered")
+        assert.strictEqual((yield* Effect.flip(Stream.runDrain(client.broadcasts))).outcome, "NotDelivered")
+      })
+    )
+
+    for (const [ours, theirs] of [
+      ["json", "json"],
+      ["msgpack", "json"],
+      ["json", "msgpack"],
+      ["msgpack", "msgpack"]
+    ] as const) {
+      it.scopedLive(`requests, replies, failures and output travel: secondary ${ours}, primary ${theirs}`, () =>
+        Effect.gen(function* () {
+          const place = yield* world
+          const odd = 'nul \0, line\nfeed, "quotes", \\ud800, emoji 🙂, |, __proto__'
+          const chunks: Array<string> = []
+          yield* leader(place, { encoding: theirs }, (primary) =>
+            primary.serve((request, launch) => Effect.as(launch.stdout(odd), `re: ${request}`))
+          )
+          const { instance } = yield* place.member(Desk, { encoding: ours })
+          const onOutput = (_: string, chunk: Uint8Array) =>
+            Effect.sync(() => void chunks.push(Buffer.from(chunk).toString()))
+          const launch = { argv: [odd, "\ud800 alone"], data: { n: [1.5, -1, 2 ** 40, null, true, { "": odd }] } }
+          for (const text of [odd, "\udc00 alone", "x".repeat(300_000)]) {
+            assert.strictEqual((yield* instance.send(text, { launch, onOutput })).reply, `re: ${text}`)
+          }
+          assert.deepStrictEqual(chunks, [odd, odd, odd])
+        })
+      )
+    }
+  })
+
+everywhere("in memory", memoryWorld)
+everywhere("over real sockets", fileWorld)
+
+describe("MessagePack", () => {
+  // What went over the wire, in both directions.
+  const spying = (frames: Array<Uint8Array>) => (own: Protocol["Type"]) => {
+    const spy = (connection: Connection): Connection => ({
+      ...connection,
+      offer: undefined,
+      send: (frame) =>
+        Effect.zipRight(
+          Effect.sync(() => frames.push(Buffer.from(frame))),
+          connection.send(frame)
+        ),
+      receive: Effect.tap(connection.receive, (received) => Effect.sync(() => frames.push(...received)))
+    })
+    return [Layer.succeed(Protocol, { ...own, connect: (...given) => Effect.map(own.connect(...given), spy) })]
+  }
+
+  const heads = (options: MemberOptions) =>
+    Effect.gen(function* () {
+      const place = yield* memoryWorld
+      yield* leader(place)
+      const frames: Array<Uint8Array> = []
+      const { instance } = yield* place.member(Desk, { ...options, protocols: spying(frames) })
+      yield* instance.send("a")
+      return frames.map((frame) => (frame[0] === 0x7b ? "json" : "msgpack"))
+    })
+
+  it.scopedLive("is what is sent where the secondary asks for it, from behind the hello on", () =>
+    Effect.gen(function* () {
+      const plain = yield* heads({})
+      assert.isTrue(plain.every((encoding) => encoding === "json"))
+      const packed = yield* heads({ encoding: "msgpack" })
+      assert.strictEqual(packed.length, plain.length)
+      assert.deepStrictEqual(packed.slice(0, 3), ["json", "json", "json"])
+      assert.isAtLeast(packed.length, 5)
+      assert.isTrue(packed.slice(3).every((encoding) => encoding === "msgpack"))
+    })
+  )
+
+  it.scoped("says in JSON what it could not say", () =>
+    Effect.gen(function* () {
+      const { load } = yield* Effect.promise(() => import("../src/internal/msgPack.js"))
+      assert.isTrue(yield* load)
+      const back = (payload: unknown) => {
+        const frame = Message.encode({ _tag: "Request", id: "1", payload }, "msgpack")
+        const decoded = Message.decode(frame)
+        assert(decoded._tag === "Right" && decoded.right._tag === "Request", String(payload))
+        return { json: frame[0] === 0x7b, payload: decoded.right.payload }
+      }
+      for (const value of [null, "", "🙂", 1, -1.5, 2 ** 53 - 1, true, [], {}, [[{ a: [1] }]], { "": "" }]) {
+        assert.deepStrictEqual(back(value), { json: false, payload: value })
+      }
+      for (const value of ["\ud800", { "\udfff": 1 }, [undefined], Number.NaN, -0, new Date(0), { a: undefined }]) {
+        assert.deepStrictEqual(back(value), { json: true, payload: JSON.parse(JSON.stringify(value)) })
+      }
+      assert.throws(() => Message.encode({ _tag: "Request", id: "1", payload: 1n }, "msgpack"))
+      for (const garbage of [[0x81], [0xdf, 0xff, 0xff, 0xff, 0xff], [0xc1], [0x80], [0xde, 0, 1, 0xa1], [0xff]]) {
+        assert.strictEqual(Message.decode(Uint8Array.from(garbage))._tag, "Left")
+      }
+    })
+  )
+})
+
+describe("delivery at least once", () => {
+  // The n-th connection is lost right behind its first request.
+  const losing = (lost: number) => (own: Protocol["Type"]) => {
+    let count = 0
+    const cut = (connection: Connection): Connection => {
+      if (++count > lost) return connection
+      let broken = false
+      const gone = new ProtocolError({ reason: "Disconnected", protocol: "memory", detail: "cut", outcome: "Unknown" })
+      const cutting = Effect.suspend(() => (broken ? Effect.fail(gone) : connection.receive))
+      return {
+        ...connection,
+        offer: undefined,
+        send: (frame) =>
+          Effect.suspend(() => {
+            if (broken) return Effect.fail(gone)
+            const message = Message.decode(frame)
+            broken = message._tag === "Right" && message.right._tag === "Request"
+            return connection.send(frame)
+          }),
+        receive: Effect.flatMap(cutting, (frames) => (broken ? Effect.fail(gone) : Effect.succeed(frames)))
+      }
+    }
+    return [Layer.succeed(Protocol, { ...own, connect: (...given) => Effect.map(own.connect(...given), cut) })]
+  }
+
+  it.scopedLive("the same primary handles it once, and the reply arrives", () =>
+    Effect.gen(function* () {
+      const place = yield* memoryWorld
+      const seen: Array<string> = []
+      yield* leader(place, {}, (primary) =>
+        primary.serve((request, launch) =>
+          Effect.sync(() => {
+            seen.push(launch.message)
+            return `re: ${request}`
+          })
+        )
+      )
+      const { instance } = yield* place.member(Desk, { protocols: losing(2) })
+      const delivered = yield* instance.send("a", { delivery: "at-least-once" })
+      assert.strictEqual(delivered.reply, "re: a")
+      assert.deepStrictEqual(seen, [delivered.message])
+    })
+  )
+
+  // A primary that dies amid its first request.
+  const dying = Effect.gen(function* () {
+    const place = yield* memoryWorld
+    const seen: Array<{ readonly message: string; readonly redelivered: boolean }> = []
+    const note = ({ message, redelivered }: Primary.IncomingLaunch) =>
+      Effect.sync(() => seen.push({ message, redelivered }))
+    const { process } = yield* leader(place, {}, (primary) =>
+      primary.serve((_, launch) => Effect.zipRight(note(launch), Effect.never))
+    )
+    const { instance } = yield* place.member(Desk)
+    const crash = Effect.zipRight(
+      until(
+        "the request",
+        Effect.sync(() => seen.length === 1)
+      ),
+      process.crash
+    )
+    return { place, seen, note, instance, crash }
+  })
+
+  it.scopedLive("the next primary gets it with the same id, and is told", () =>
+    Effect.gen(function* () {
+      const { crash, instance, note, place, seen } = yield* dying
+      const sending = yield* Effect.fork(instance.send("a", { delivery: "at-least-once" }))
+      yield* crash
+      yield* leader(place, {}, (primary) =>
+        primary.serve((request, launch) => Effect.as(note(launch), `next: ${request}`))
+      )
+      const { message, reply } = yield* Fiber.join(sending)
+      assert.strictEqual(reply, "next: a")
+      assert.deepStrictEqual(seen, [
+        { message, redelivered: false },
+        { message, redelivered: true }
+      ])
+    })
+  )
+
+  it.scopedLive("a sender that becomes the primary itself is told", () =>
+    Effect.gen(function* () {
+      const { crash, instance, seen } = yield* dying
+      const electing = yield* Effect.fork(instance.elect("a", { delivery: "at-least-once" }))
+      yield* crash
+      const verdict = yield* Fiber.join(electing)
+      assert(verdict._tag === "Primary")
+      assert.deepStrictEqual([verdict.request, verdict.redelivered, seen.length], ["a", true, 1])
+    })
+  )
+
+  it.scopedLive("is not what is done unasked: the outcome is unknown", () =>
+    Effect.gen(function* () {
+      const { crash, instance, seen } = yield* dying
+      const electing = yield* Effect.fork(Effect.flip(instance.elect("a")))
+      yield* crash
+      const error = yield* Fiber.join(electing)
+      assert(ProtocolError.is(error))
+      assert.deepStrictEqual([error.outcome, seen.length], ["Unknown", 1])
+    })
+  )
+
+  it.scopedLive("never says NotDelivered of what an earlier primary may have handled", () =>
+    Effect.gen(function* () {
+      const { crash, place, seen } = yield* dying
+      const { instance } = yield* place.member(Desk, { timeout: "1 second" })
+      const sending = yield* Effect.fork(Effect.flip(instance.send("a", { delivery: "at-least-once" })))
+      yield* crash
+      const error = yield* Fiber.join(sending)
+      assert(ProtocolError.is(error))
+      assert.deepStrictEqual([error.outcome, seen.length], ["Unknown", 1])
+    })
+  )
+})
+
+describe("the endpoints of a primary", () => {
+  it.scopedLive("are opened again where a cleaner removed the file", () =>
+    Effect.gen(function* () {
+      const place = yield* fileWorld
+      const { primary } = yield* leader(place)
+      const other = yield* place.member(Desk)
+      const { location } = yield* other.instance.inspect
+      const held = yield* other.instance.connect
+      for (let round = 0; round < 3; round++) {
+        const [endpoint] = primary.endpoints
+        const file = path.join(
+          fs.statSync(location).isDirectory() ? location : path.dirname(location),
+          endpoint!.address.slice("unix:".length)
+        )
+        fs.rmSync(file)
+        yield* until(
+          "another socket",
+          Effect.sync(() => fs.existsSync(file))
+        )
+        const { instance } = yield* place.member(Desk)
+        assert.strictEqual((yield* instance.send("a")).reply, "re: a")
+      }
+      // Who was connected stays so.
+      assert.strictEqual(yield* held.send("b"), "re: b")
+    })
+  )
+})
