@@ -144,6 +144,13 @@ export * as InMemory from "./protocol/InMemory.js"
 export * as NamedPipe from "./protocol/NamedPipe.js"
 
 /**
+ * Frames over TCP within this machine.
+ *
+ * @since 0.1.0
+ */
+export * as Tcp from "./protocol/Tcp.js"
+
+/**
  * Frames over Unix domain sockets.
  *
  * @since 0.1.0

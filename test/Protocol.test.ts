@@ -4,6 +4,7 @@ import { InstanceId } from "effect-single-instance/InstanceId"
 import { Protocol } from "effect-single-instance/Protocol"
 import * as InMemory from "effect-single-instance/protocol/InMemory"
 import * as NamedPipe from "effect-single-instance/protocol/NamedPipe"
+import * as Tcp from "effect-single-instance/protocol/Tcp"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { nonce, suite, temporary } from "./contract/Protocol.js"
 
@@ -16,6 +17,9 @@ suite(
 
 if (isWindows) suite("NamedPipe", Effect.succeed(NamedPipe.layer))
 else suite("UnixSocket", Effect.succeed(UnixSocket.layer))
+
+// The system's receive buffer of a TCP socket grows up to net.ipv4.tcp_rmem, 32 MiB on some.
+suite("Tcp", Effect.succeed(Tcp.layer), { bufferedBytes: 48 * 1024 * 1024 })
 
 describe("on the wrong platform", () => {
   const foreign = isWindows ? UnixSocket.layer : NamedPipe.layer

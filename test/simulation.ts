@@ -352,7 +352,12 @@ export const memoryWorld: Effect.Effect<World, never, Scope.Scope> = Effect.map(
 )
 
 /** The lock in real files and real sockets; only who is which process is simulated. On the real clock. */
-export const fileWorld: Effect.Effect<World, never, Scope.Scope> = Effect.gen(function* () {
+export const fileWorld: Effect.Effect<World, never, Scope.Scope> = Effect.suspend(() => realWorld(UnixSocket.layer))
+
+/** The same over another protocol. */
+export const realWorld = Effect.fnUntraced(function* (
+  transport: Layer.Layer<Protocol>
+): Effect.fn.Return<World, never, Scope.Scope> {
   const directory = yield* temporary
   const table = yield* TestPidVerifier.makeTable
   return {
@@ -362,8 +367,8 @@ export const fileWorld: Effect.Effect<World, never, Scope.Scope> = Effect.gen(fu
     ) =>
       Effect.gen(function* () {
         const simulated = yield* table.spawn()
-        const own = Context.get(yield* Layer.build(UnixSocket.layer), Protocol)
-        const [protocol, ...fallback] = protocols?.(own) ?? [UnixSocket.layer]
+        const own = Context.get(yield* Layer.build(transport), Protocol)
+        const [protocol, ...fallback] = protocols?.(own) ?? [transport]
         const layer = tag.layerWithoutDependencies as (options: object) => Layer.Layer<Self, never, any>
         const context: Context.Context<any> = yield* Layer.build(
           layer({ protocol, fallback: fallback.length === 0 ? "none" : fallback, id: tag.key }).pipe(

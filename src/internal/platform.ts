@@ -31,7 +31,8 @@ export const layerPidVerifier: Layer.Layer<
 
 const loaders = {
   unix: () => import("../protocol/UnixSocket.js"),
-  pipe: () => import("../protocol/NamedPipe.js")
+  pipe: () => import("../protocol/NamedPipe.js"),
+  tcp: () => import("../protocol/Tcp.js")
 }
 
 /** What a person calls a protocol between processes. */
