@@ -130,6 +130,13 @@ export * as TestPidVerifier from "./pid/TestPidVerifier.js"
 export * as WindowsPidVerifier from "./pid/WindowsPidVerifier.js"
 
 /**
+ * Frames as files.
+ *
+ * @since 0.1.0
+ */
+export * as FileMailbox from "./protocol/FileMailbox.js"
+
+/**
  * Frames in memory.
  *
  * @since 0.1.0

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer } from "effect"
 import { InstanceId } from "effect-single-instance/InstanceId"
 import { Protocol } from "effect-single-instance/Protocol"
+import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as InMemory from "effect-single-instance/protocol/InMemory"
 import * as NamedPipe from "effect-single-instance/protocol/NamedPipe"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
@@ -17,6 +18,8 @@ suite(
 
 if (isWindows) suite("NamedPipe", Effect.succeed(NamedPipe.layer))
 else suite("UnixSocket", Effect.succeed(UnixSocket.layer))
+
+suite("FileMailbox", Effect.succeed(FileMailbox.layer), { connections: 10, frames: 300 })
 
 // The system's receive buffer of a TCP socket grows up to net.ipv4.tcp_rmem, 32 MiB on some.
 suite("Tcp", Effect.succeed(Tcp.layer), { bufferedBytes: 48 * 1024 * 1024 })

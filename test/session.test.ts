@@ -8,6 +8,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Chunk, Deferred, Effect, Exit, Fiber, Layer, Schema, Scope, Stream } from "effect"
 import { type Instance, Message, type Primary, SingleInstance } from "effect-single-instance"
 import { type Connection, Protocol } from "effect-single-instance/Protocol"
+import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
 import { ProtocolError } from "effect-single-instance/SingleInstanceError"
 import { fileWorld, type MemberOptions, memoryWorld, realWorld, type World } from "./simulation.js"
@@ -178,6 +179,7 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
 everywhere("in memory", memoryWorld)
 everywhere("over Unix sockets", fileWorld)
 everywhere("over TCP", realWorld(Tcp.layer))
+everywhere("over files", realWorld(FileMailbox.layer))
 
 describe("MessagePack", () => {
   // What went over the wire, in both directions.

@@ -32,6 +32,7 @@ export const layerPidVerifier: Layer.Layer<
 const loaders = {
   unix: () => import("../protocol/UnixSocket.js"),
   pipe: () => import("../protocol/NamedPipe.js"),
+  file: () => import("../protocol/FileMailbox.js"),
   tcp: () => import("../protocol/Tcp.js")
 }
 
@@ -56,4 +57,4 @@ export const protocol = (name: ProtocolName): Protocol["Type"] => {
 
 /** The default chain, in order of preference. */
 export const protocols = (): ReadonlyArray<Protocol["Type"]> =>
-  (process.platform === "win32" ? (["pipe"] as const) : (["unix"] as const)).map(protocol)
+  (process.platform === "win32" ? (["pipe", "file"] as const) : (["unix", "file"] as const)).map(protocol)
