@@ -209,6 +209,7 @@ const attempt = Effect.fnUntraced(function* (
     ...(encoding === undefined ? undefined : { encoding })
   }
   if (connection.vouched === true) {
+    yield* connection.trust
     yield* connection.send(Message.encode({ ...hello, client, primary: record.nonce }))
     const { process, version, epoch } = record
     const { maxInFlight } = config

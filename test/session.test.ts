@@ -107,18 +107,27 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
           const gate = yield* Deferred.make<void>()
           const listening = (client: typeof slow, first: Effect.Effect<unknown>) =>
             client.broadcasts.pipe(
+              Stream.filter(({ message }) => message.headline !== "before"),
+              Stream.tap(() => Effect.sync(() => (heard += client === fast ? 1 : 0))),
               Stream.tap(({ message }) => (message.headline === "0" ? first : Effect.void)),
               Stream.takeUntil(({ message }) => message.headline === `${count - 1}`),
               Stream.runCollect,
               Effect.fork
             )
+          let heard = 0
+          const listeners = (n: number) => Effect.map(primary.broadcast({ headline: "before" }), (count) => count === n)
           const slowly = yield* listening(slow, Deferred.await(gate))
+          yield* until("the slow one", listeners(1))
           const quickly = yield* listening(fast, Effect.void)
-          yield* Effect.sleep("200 millis")
+          yield* until("the fast one", listeners(2))
           for (let n = 0; n < count; n++) {
             assert.strictEqual(yield* primary.broadcast({ headline: `${n}` }), 2)
             // No faster than the other process reads.
-            if (n % 50 === 49) yield* Effect.sleep("5 millis")
+            if (n % 50 === 49)
+              yield* until(
+                "the fast one",
+                Effect.sync(() => heard > n)
+              )
           }
           const quick = account(yield* Fiber.join(quickly))
           assert.deepStrictEqual(quick, { next: count, missing: 0 })
