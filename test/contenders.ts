@@ -113,7 +113,11 @@ const send = (pid: number, signal: NodeJS.Signals): void => {
 
 /** What `kinds` shows while somebody leads, and nobody has left anything behind. */
 export const kindsOfPrimary: ReadonlyArray<string> =
-  process.platform === "linux" ? ["lock", "s", "w"] : process.platform === "darwin" ? ["k", "lock", "s"] : ["k", "lock"]
+  process.platform === "linux"
+    ? ["lock", "mail", "s", "w"]
+    : process.platform === "darwin"
+      ? ["k", "lock", "mail", "s"]
+      : ["k", "lock", "mail"]
 
 /** A place for one test: an id, a directory and logs of its own, all removed with the scope. */
 export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(function* () {

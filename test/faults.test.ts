@@ -26,7 +26,7 @@ import { InstanceLock, type Leading } from "effect-single-instance/InstanceLock"
 import { decode, encode, InstanceRecord } from "effect-single-instance/InstanceRecord"
 import { LockFiles } from "effect-single-instance/lock/LockFiles"
 import { LockError, type ProtocolError } from "effect-single-instance/SingleInstanceError"
-import { type Arena, type Contender, itNeeds, makeArena, needs } from "./contenders.js"
+import { type Arena, type Contender, itNeeds, kindsOfPrimary, makeArena, needs } from "./contenders.js"
 
 // -------------------------------------------------------------------------------------
 // places and starters
@@ -1118,7 +1118,9 @@ describe("with few descriptors", () => {
       Effect.gen(function* () {
         const arena = yield* makeArena
         const said = yield* limited(arena, limit)
-        assert.deepStrictEqual(kinds(arena.home), said === "served" ? serving : [], `limit ${limit}: ${said}`)
+        // Where one protocol could not listen, the other did.
+        if (said === "served") assert.includeMembers([...kindsOfPrimary], [...kinds(arena.home)], `limit ${limit}`)
+        else assert.deepStrictEqual(kinds(arena.home), [], `limit ${limit}: ${said}`)
         return said
       }).pipe(Effect.scoped)
     )

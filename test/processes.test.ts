@@ -77,6 +77,8 @@ describe("a primary that is stopped", () => {
       const primary = yield* begin(arena)
       const sender = yield* arena.start("launch", { ...impatient, message: "long", work: 600_000 })
       yield* primary.waitFor("handled", { message: "long" })
+      // Its handler says so before the sender is told of the acceptance.
+      yield* Effect.sleep("200 millis")
       yield* primary.freeze
       const outcome = yield* sender.waitFor("outcome")
       assertFailed(outcome, { outcome: "Unknown", error: "TimeoutError", reason: "reply", pid: yield* primary.pid })

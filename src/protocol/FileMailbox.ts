@@ -418,7 +418,10 @@ class Side {
         this.fail(error("TooLarge", `the peer sent a frame of ${size} bytes, above the limit of ${limit}`, "Unknown"))
       // What introduces it is as large as a stranger's frame at most.
       if (next.size > limit + maxStrangerBytes + headerBytes) {
-        return this.inbox.length > 0 ? undefined : yield* tooLarge(next.size)
+        if (this.inbox.length > 0) return
+        const name = yield* this.take
+        if (name !== undefined) yield* this.options.taken(name)
+        return yield* tooLarge(next.size)
       }
       const name = yield* this.take
       if (name === undefined) continue
@@ -519,6 +522,7 @@ const listen = (
     yield* Effect.zipRight(makeFolder(folder), write(folder, marker, none, false)).pipe(
       // Whoever tidied up may have come between.
       Effect.retry({ times: 5, while: errno.isMissing }),
+      Effect.onError(() => tidy(folder)),
       Effect.mapError((cause) =>
         error("Unavailable", `mail cannot be kept (${errno.code(cause)})`, "NotDelivered", cause)
       )
@@ -565,7 +569,13 @@ const listen = (
           Effect.forEach(claims, (name) => remove(folder, name), { discard: true })
         )
       })
-      closers.set(side, Effect.zipRight(leave, Effect.suspend(finish)))
+      closers.set(
+        side,
+        Effect.zipRight(
+          leave,
+          Effect.suspend(() => finish())
+        )
+      )
       return side
     }
     const closers = new Map<Side, Effect.Effect<void>>()

@@ -1,0 +1,341 @@
+import { spawn } from "node:child_process"
+import * as fs from "node:fs"
+import { tmpdir } from "node:os"
+import * as path from "node:path"
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
+import { InstanceId } from "effect-single-instance/InstanceId"
+import { type Connection, type Listener, Protocol } from "effect-single-instance/Protocol"
+import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
+import { bundle, root } from "../scripts/bundle.mjs"
+import { bytes, child, isSame, nonce, pair, receive, temporary } from "./contract/Protocol.js"
+
+const id = InstanceId.make("com.example.mail")
+const maxFrameBytes = 1024 * 1024
+
+const setup = Effect.gen(function* () {
+  const directory = yield* temporary
+  const protocol = Context.get(yield* Layer.build(FileMailbox.layer), Protocol)
+  const place = { id, directory, maxFrameBytes }
+  return {
+    mail: path.join(directory, "mail"),
+    directory,
+    listen: (name = nonce()) => protocol.listen({ ...place, nonce: name, maxConnections: 100 }),
+    connect: (address: string, gone?: Effect.Effect<void>) => protocol.connect(address, { ...place, gone })
+  }
+})
+
+const until = (what: string, condition: () => boolean) =>
+  Effect.gen(function* () {
+    for (let round = 0; round < 1_000; round++) {
+      if (condition()) return
+      yield* Effect.sleep("20 millis")
+    }
+    assert.fail(`${what} did not come about`)
+  })
+
+/** The next connection that is opened by a frame, and the frames that are there. */
+const accept = (listener: Listener) =>
+  Effect.gen(function* () {
+    const connection = yield* listener.accept
+    yield* connection.trust
+    return { connection, frames: [...(yield* connection.receive)].map((frame) => Buffer.from(frame).toString()) }
+  })
+
+/** What a primary leaves that was killed: its marker, and what it had taken, of a process that is no more. */
+const bury = (mail: string, address: string) => {
+  const [, name] = address.split("/")
+  // No process has this pid: it is above what any system gives.
+  const dead = 2 ** 30
+  for (const file of fs.readdirSync(mail)) {
+    if (/^[lx]\./.test(file) && file.includes(name!)) {
+      fs.renameSync(path.join(mail, file), path.join(mail, file.replace(/-\d+$/, `-${dead}`)))
+    }
+  }
+}
+
+const text = (words: string) => Buffer.from(words)
+
+describe("FileMailbox", () => {
+  it.scopedLive("keeps what no primary took for the next one, which gets it once, introduced", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const first = yield* child
+      const { address } = yield* Scope.extend(listen(), first)
+      const connection = yield* connect(address)
+      for (const words of ["hello", "a", "b"]) yield* connection.send(text(words))
+      bury(mail, address)
+      const next = yield* listen()
+      const { connection: far, frames } = yield* accept(next)
+      while (frames.length < 3) frames.push(...[...(yield* far.receive)].map((frame) => Buffer.from(frame).toString()))
+      assert.deepStrictEqual(frames, ["hello", "a", "b"])
+      assert.isFalse(far.recovered === true)
+    })
+  )
+
+  it.scopedLive("introduces the sender again to a primary that takes only the rest", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const first = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void))
+      const listener = yield* Scope.extend(listen(), first)
+      const connection = yield* connect(listener.address)
+      yield* connection.send(text("hello"))
+      yield* connection.send(text("taken"))
+      const early = yield* Scope.extend(accept(listener), first)
+      yield* until("what it took", () => fs.readdirSync(mail).filter((name) => name.startsWith("c.")).length === 3)
+      assert.deepStrictEqual(early.frames.slice(0, 2), ["hello", "taken"])
+      // It dies; another message comes, and another primary.
+      bury(mail, listener.address)
+      yield* connection.send(text("left")).pipe(Effect.ignore)
+      const next = yield* listen()
+      const conversations = [yield* accept(next), yield* accept(next)]
+      const recovered = conversations.find(({ connection }) => connection.recovered === true)
+      const fresh = conversations.find(({ connection }) => connection.recovered !== true)
+      assert.deepStrictEqual(recovered?.frames, ["hello", "taken"])
+      assert.deepStrictEqual(fresh?.frames, ["hello", "left"])
+      // Whatever answers, the sender hears it.
+      yield* recovered!.connection.send(text("unknown"))
+      yield* fresh!.connection.send(text("done"))
+      const heard: Array<string> = []
+      while (heard.length < 2)
+        heard.push(...[...(yield* connection.receive)].map((frame) => Buffer.from(frame).toString()))
+      assert.sameMembers(heard, ["unknown", "done"])
+    })
+  )
+
+  // Whoever withdraws and whoever takes never both have it.
+  const race = (withdrawing: (connection: Connection, frame: Uint8Array, mail: string) => Effect.Effect<boolean>) =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const listener = yield* listen()
+      const { far, near } = yield* pair(listener, connect(listener.address))
+      yield* near.send(text("hello"))
+      yield* receive(far, 1)
+      const taken = new Set<number>()
+      yield* Effect.forkScoped(
+        far.receive.pipe(
+          Effect.tap((frames) => frames.map((frame) => taken.add(frame.length))),
+          Effect.forever,
+          Effect.ignore
+        )
+      )
+      const withdrawn = new Set<number>()
+      for (let round = 1; round <= 200; round++) {
+        const frame = bytes(round)
+        yield* near.send(frame)
+        // Anywhere between at once and too late.
+        if (round % 4 > 0) yield* Effect.sleep(`${(round % 7) * 300} micros`)
+        if (yield* withdrawing(near, frame, mail)) withdrawn.add(round)
+      }
+      yield* until("the rest", () => !fs.readdirSync(mail).some((name) => name.startsWith("n.")))
+      yield* Effect.sleep("100 millis")
+      const both = [...withdrawn].filter((round) => taken.has(round)).length
+      return { both, neither: 200 - taken.size - withdrawn.size + both, withdrawn: withdrawn.size, taken: taken.size }
+    })
+
+  it.scopedLive("either takes back or was taken, never both and never neither", () =>
+    Effect.gen(function* () {
+      const { both, neither, taken, withdrawn } = yield* race((connection, frame) => connection.withdraw!(frame))
+      assert.deepStrictEqual({ both, neither }, { both: 0, neither: 0 })
+      assert.isAbove(taken, 0)
+      assert.isAbove(withdrawn, 0)
+    })
+  )
+
+  it.scopedLive("would not where taking back looked first (the canary)", () =>
+    Effect.gen(function* () {
+      const found = yield* race((_, frame, mail) =>
+        Effect.gen(function* () {
+          const name = fs
+            .readdirSync(mail)
+            .find((file) => file.startsWith("n.") && file.endsWith(`.f${9 + 5 + frame.length}`))
+          if (name === undefined) return false
+          yield* Effect.sleep("1 millis")
+          fs.rmSync(path.join(mail, name), { force: true })
+          return true
+        })
+      )
+      assert.isAbove(found.both, 0)
+    })
+  )
+
+  it.scopedLive("says that the mailbox is full, and has sent nothing", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const { address } = yield* listen()
+      const connection = yield* connect(address)
+      const lane = fs
+        .readdirSync(mail)
+        .find((name) => name.startsWith("n."))!
+        .split(".")[2]!
+      const elsewhere = `n.${"f".repeat(32)}.${lane.slice(0, -32)}${"e".repeat(32)}`
+      for (let n = 0; n < FileMailbox.spool.messages; n++) {
+        fs.writeFileSync(path.join(mail, `${elsewhere}.${String(n).padStart(16, "0")}.f9`), "")
+      }
+      const full = yield* Effect.flip(connection.send(text("hello")))
+      assert.deepStrictEqual([full.reason, full.outcome], ["Busy", "NotDelivered"])
+    })
+  )
+
+  it.scopedLive("is harmed by nothing that lies there, and removes none of it", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const listener = yield* listen()
+      const name = listener.address.split("/")[1]!
+      const origin = fs.readdirSync(mail)[0]!.split(".")[2]!
+      const lane = (digit: string) => `${origin}-${digit.repeat(32)}`
+      const odd = [
+        "n",
+        "n.",
+        "l.x",
+        `n.${name}.${lane("a")}.1.f9`,
+        `n.${name}.${lane("a")}.${"0".repeat(16)}.z9`,
+        `n.${name}.../${"0".repeat(16)}.f9`.replaceAll("/", "_"),
+        "emoji 🙂",
+        " ",
+        "d.x",
+        `c.${name}`,
+        "t.x"
+      ]
+      for (const file of odd) fs.writeFileSync(path.join(mail, file), "garbage")
+      fs.mkdirSync(path.join(mail, `n.${name}.${lane("b")}.${"0".repeat(16)}.o9`))
+      fs.symlinkSync("/etc/passwd", path.join(mail, `n.${name}.${lane("c")}.${"0".repeat(16)}.f9`))
+      fs.writeFileSync(path.join(mail, `n.${name}.${lane("d")}.${"0".repeat(16)}.f9`), "too short")
+      fs.writeFileSync(
+        path.join(mail, `n.${name}.${lane("e")}.${"0".repeat(16)}.f12`),
+        "ESIM1\u00ff\u00ff\u00ff\u00ff\u00ff"
+      )
+      fs.writeFileSync(path.join(mail, `n.${name}.${lane("f")}.${"0".repeat(16)}.f999999999`), "")
+      const reasons: Array<string> = []
+      for (let n = 0; n < 5; n++) {
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const connection = yield* listener.accept
+            reasons.push((yield* Effect.flip(Effect.timeout(connection.receive, "5 seconds")))._tag)
+          })
+        )
+      }
+      assert.lengthOf(reasons, 5)
+      assert.isTrue(reasons.every((tag) => tag === "ProtocolError" || tag === "TimeoutException"))
+      const { far, near } = yield* pair(listener, connect(listener.address))
+      yield* near.send(text("hello"))
+      assert.isTrue(isSame((yield* receive(far, 1))[0], text("hello")))
+      for (const file of odd) assert.strictEqual(fs.readFileSync(path.join(mail, file), "utf8"), "garbage")
+      assert.isTrue(fs.existsSync("/etc/passwd"))
+    })
+  )
+
+  it.scopedLive("sees that the other side has gone: by a hint, by its process", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const listener = yield* listen()
+      const gone = yield* Deferred.make<void>()
+      const { far, near } = yield* pair(listener, connect(listener.address, Deferred.await(gone)))
+      yield* near.send(text("hello"))
+      yield* receive(far, 1)
+      yield* far.send(text("last words"))
+      yield* Deferred.succeed(gone, undefined)
+      assert.isTrue(isSame((yield* receive(near, 1))[0], text("last words")))
+      assert.strictEqual((yield* Effect.flip(near.receive)).reason, "Disconnected")
+
+      const other = yield* connect(listener.address)
+      yield* other.send(text("hello"))
+      bury(mail, listener.address)
+      assert.strictEqual((yield* Effect.flip(connect(listener.address))).reason, "Unreachable")
+    })
+  )
+})
+
+describe("a conversation by mail, between processes", () => {
+  let folder: string
+  let bin: string
+
+  beforeAll(async () => {
+    folder = fs.mkdtempSync(path.join(tmpdir(), "esi-mail-"))
+    bin = path.join(folder, "bin.mjs")
+    fs.writeFileSync(bin, (await bundle(path.join(root, "src/bin.ts"))).text)
+  })
+  afterAll(() => fs.rmSync(folder, { recursive: true, force: true }))
+
+  /** The command, with `--protocol file`; it dies with the test. */
+  const start = (directory: string, command: string, ...words: ReadonlyArray<string>) =>
+    Effect.acquireRelease(
+      Effect.sync(() => {
+        const args = [bin, command, "app", "--json", "--dir", directory, "--protocol", "file", ...words]
+        const process_ = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] })
+        let out = ""
+        process_.stdout.on("data", (chunk) => (out += chunk))
+        const events = (): ReadonlyArray<any> =>
+          out.split("\n").flatMap((line) => (line.startsWith("{") ? [JSON.parse(line)] : []))
+        const exit = until(`the end of ${command}`, () => process_.exitCode !== null).pipe(
+          Effect.map(() => process_.exitCode)
+        )
+        return {
+          process: process_,
+          events: (name: string) => events().filter(({ event }) => event === name),
+          exit
+        }
+      }),
+      ({ process }) =>
+        Effect.sync(() => {
+          process.kill("SIGKILL")
+        })
+    )
+
+  const messages = (directory: string): ReadonlyArray<string> =>
+    fs.readdirSync(directory, { recursive: true, encoding: "utf8" }).filter((name) => /\/n\..*\.f\d+$/.test(name))
+
+  /** A primary that is stopped, and a way to see that something waits for it. */
+  const stopped = Effect.gen(function* () {
+    const directory = path.join(yield* temporary, "locks")
+    const primary = yield* start(directory, "listen")
+    yield* until("a primary", () => primary.events("primary").length === 1)
+    primary.process.kill("SIGSTOP")
+    return { directory, primary, waiting: until("mail", () => messages(directory).length >= 2) }
+  })
+
+  it.scopedLive("waits for a primary that is stopped, and is handled once", () =>
+    Effect.gen(function* () {
+      const { directory, primary, waiting } = yield* stopped
+      const sender = yield* start(directory, "send", "--timeout", "50s", "--", "x")
+      yield* waiting
+      primary.process.kill("SIGCONT")
+      assert.strictEqual(yield* sender.exit, 0)
+      assert.strictEqual(sender.events("delivered")[0].protocol, "file")
+      yield* Effect.sleep("1 second")
+      assert.deepStrictEqual(
+        primary.events("launch").map(({ argv }) => argv),
+        [["x"]]
+      )
+    })
+  )
+
+  it.scopedLive("is taken back when the time is up, and never handled", () =>
+    Effect.gen(function* () {
+      const { directory, primary } = yield* stopped
+      const sender = yield* start(directory, "send", "--timeout", "3s", "--", "x")
+      assert.strictEqual(yield* sender.exit, 75)
+      assert.deepInclude(sender.events("error")[0], { error: "TimeoutError", outcome: "NotDelivered" })
+      primary.process.kill("SIGCONT")
+      const later = yield* start(directory, "send", "--timeout", "50s", "--", "y")
+      assert.strictEqual(yield* later.exit, 0)
+      assert.deepStrictEqual(
+        primary.events("launch").map(({ argv }) => argv),
+        [["y"]]
+      )
+    })
+  )
+
+  it.scopedLive("is taken back where the primary dies, and its sender is the next one", () =>
+    Effect.gen(function* () {
+      const { directory, primary, waiting } = yield* stopped
+      const next = yield* start(directory, "run", "--timeout", "50s", "--", "true")
+      yield* waiting
+      primary.process.kill("SIGKILL")
+      assert.strictEqual(yield* next.exit, 0)
+      assert.strictEqual(next.events("primary")[0].took, "dead")
+      assert.lengthOf(primary.events("launch"), 0)
+      assert.lengthOf(messages(directory), 0)
+    })
+  )
+})
