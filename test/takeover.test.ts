@@ -19,55 +19,62 @@ const report = (what: string, nanos: ReadonlyArray<number>) => {
 }
 
 describe("takeover after SIGKILL", () => {
-  itNeeds(needs.posix)(
-    `while ${senders} send: no message is handled twice, lost in silence or denied in error`,
-    () =>
-      Effect.gen(function* () {
-        const arena = yield* makeArena
-        const times: Array<number> = []
-        let primary = yield* arena.start("launch", { config })
-        yield* primary.waitFor("begin")
-        const others: Array<Contender> = []
-        const join = Effect.map(arena.start("send", { work: 5, config }), (sender) => others.push(sender))
-        while (others.length < senders) yield* join
-        others.push(yield* arena.start("standby", { config }))
-        yield* Effect.forEach(others, (other) => other.waitFor("ready"))
-        for (let kill = 0; kill < kills; kill++) {
+  // Over the platform's chain, and over each other protocol between processes alone.
+  for (const [over, kills, options] of [
+    ["the chain", stress ? 40 : 6, { config }],
+    ["files", stress ? 20 : 3, { config, protocol: "file" }],
+    ["TCP", stress ? 20 : 3, { config, protocol: "tcp" }]
+  ] as const) {
+    itNeeds(needs.posix)(
+      `while ${senders} send over ${over}: no message is handled twice, lost in silence or denied in error`,
+      () =>
+        Effect.gen(function* () {
+          const arena = yield* makeArena
+          const times: Array<number> = []
+          let primary = yield* arena.start("launch", options)
+          yield* primary.waitFor("begin")
+          const others: Array<Contender> = []
+          const join = Effect.map(arena.start("send", { work: 5, ...options }), (sender) => others.push(sender))
+          while (others.length < senders) yield* join
+          others.push(yield* arena.start("standby", options))
+          yield* Effect.forEach(others, (other) => other.waitFor("ready"))
+          for (let kill = 0; kill < kills; kill++) {
+            const before = delivered(others)
+            yield* until("messages that are delivered", () => delivered(others) >= before + senders)
+            yield* primary.kill
+            primary = yield* until("the next primary", () => others.find(isLeading))
+            others.splice(others.indexOf(primary), 1)
+            yield* primary.who.startsWith("standby")
+              ? arena.start("standby", options).pipe(Effect.map((next) => others.push(next)))
+              : join
+            const killed = (yield* arena.history).filter((entry) => entry.event === "kill").at(-1)!
+            times.push((yield* primary.waitFor("begin")).at - killed.at)
+          }
           const before = delivered(others)
-          yield* until("messages that are delivered", () => delivered(others) >= before + senders)
-          yield* primary.kill
-          primary = yield* until("the next primary", () => others.find(isLeading))
-          others.splice(others.indexOf(primary), 1)
-          yield* primary.who.startsWith("standby")
-            ? arena.start("standby", { config }).pipe(Effect.map((next) => others.push(next)))
-            : join
-          const killed = (yield* arena.history).filter((entry) => entry.event === "kill").at(-1)!
-          times.push((yield* primary.waitFor("begin")).at - killed.at)
-        }
-        const before = delivered(others)
-        yield* until("messages that the last primary handles", () => delivered(others) >= before + senders)
-        report(`from SIGKILL to the next primary, while ${senders} send`, times)
-        const history = yield* arena.history
-        const outcomes = new Map<unknown, number>()
-        for (const { event, outcome, reason } of history) {
-          if (event !== "outcome") continue
-          const told = `${outcome}${reason === undefined ? "" : ` ${reason}`}`
-          outcomes.set(told, (outcomes.get(told) ?? 0) + 1)
-        }
-        console.log(`outcomes: ${JSON.stringify(Object.fromEntries(outcomes))}`)
-        yield* arena.consistent()
-        assert.strictEqual(history.filter((entry) => entry.event === "begin").length, kills + 1)
-        assert.deepStrictEqual(
-          history.filter((entry) => entry.event === "crashed"),
-          []
-        )
-        // Only what was underway when its primary was killed is not known.
-        for (const { outcome, reason, text } of history.filter((entry) => entry.event === "outcome")) {
-          if (outcome !== "Delivered") assert.strictEqual(`${outcome} ${reason}`, "Unknown Disconnected", `${text}`)
-        }
-      }),
-    300_000
-  )
+          yield* until("messages that the last primary handles", () => delivered(others) >= before + senders)
+          report(`from SIGKILL to the next primary, while ${senders} send over ${over}`, times)
+          const history = yield* arena.history
+          const outcomes = new Map<unknown, number>()
+          for (const { event, outcome, reason } of history) {
+            if (event !== "outcome") continue
+            const told = `${outcome}${reason === undefined ? "" : ` ${reason}`}`
+            outcomes.set(told, (outcomes.get(told) ?? 0) + 1)
+          }
+          console.log(`outcomes: ${JSON.stringify(Object.fromEntries(outcomes))}`)
+          yield* arena.consistent()
+          assert.strictEqual(history.filter((entry) => entry.event === "begin").length, kills + 1)
+          assert.deepStrictEqual(
+            history.filter((entry) => entry.event === "crashed"),
+            []
+          )
+          // Only what was underway when its primary was killed is not known.
+          for (const { outcome, reason, text } of history.filter((entry) => entry.event === "outcome")) {
+            if (outcome !== "Delivered") assert.strictEqual(`${outcome} ${reason}`, "Unknown Disconnected", `${text}`)
+          }
+        }),
+      300_000
+    )
+  }
 
   itNeeds(needs.posix)(
     `while ${senders} send, by a primary that goes in peace: every message arrives`,
