@@ -341,9 +341,11 @@ class Side {
       return this.lock
         .withPermits(1)(
           Effect.uninterruptible(
-            Effect.suspend(() =>
-              this.withdrawn.has(frame) ? Effect.void : Effect.zipRight(this.room, this.post("f", frame))
-            )
+            Effect.suspend(() => {
+              if (this.withdrawn.has(frame)) return Effect.void
+              // It may have ended while this one waited for its turn.
+              return this.lost ?? Effect.zipRight(this.room, this.post("f", frame))
+            })
           )
         )
         .pipe(
@@ -510,6 +512,13 @@ const complete = (mails: ReadonlyArray<Incoming>, seen: ReadonlySet<string>): Re
   return mails.slice(0, last + 1)
 }
 
+// A connection on its way to being accepted, and behind that.
+interface Lane {
+  readonly side: Side
+  readonly recovered: boolean
+  readonly close: Effect.Effect<void>
+}
+
 const listen = (
   folder: string,
   nonce: string,
@@ -530,17 +539,19 @@ const listen = (
     // It goes on for what was accepted when the listener has closed.
     const own = yield* Scope.make()
     const wakes = yield* Scope.extend(waker.make(folder), own)
-    const sides = new Map<string, Side>()
-    const queue: Array<{ readonly side: Side; readonly recovered: boolean }> = []
+    const lanes = new Map<string, Lane>()
+    const queue: Array<Lane> = []
     const acceptors = new Set<() => void>()
     // Lanes that ended here: what comes of them is not for a conversation any more. With the last scan begun before that.
     const ended = new Map<string, number>()
     let scans = 0
     let open = true
+    // Who only contends takes nothing that was meant for another one.
+    let leading = false
 
     const claimOf = (name: string) => `c.${nonce}${name.slice(2 + nonce.length)}`
 
-    const enter = (lane: string, recovered: boolean): Side => {
+    const enter = (lane: string, recovered: boolean): Lane => {
       const claims: Array<string> = []
       const side = new Side(folder, lane, maxFrameBytes, {
         prefix: `d.${lane}`,
@@ -558,27 +569,20 @@ const listen = (
         }
       })
       const key = recovered ? `${lane} recovered` : lane
-      sides.set(key, side)
-      const leave = Effect.suspend(() => {
-        sides.delete(key)
+      const close = Effect.suspend(() => {
+        lanes.delete(key)
         if (recovered) side.lose(error("Disconnected", "this side closed the connection", "Unknown"))
         else ended.set(lane, scans)
         // The lane itself goes on, perhaps.
         return Effect.zipRight(
           recovered ? Effect.void : side.leave,
           Effect.forEach(claims, (name) => remove(folder, name), { discard: true })
-        )
+        ).pipe(Effect.zipRight(Effect.suspend(() => finish())))
       })
-      closers.set(
-        side,
-        Effect.zipRight(
-          leave,
-          Effect.suspend(() => finish())
-        )
-      )
-      return side
+      const entered = { side, recovered, close }
+      lanes.set(key, entered)
+      return entered
     }
-    const closers = new Map<Side, Effect.Effect<void>>()
 
     const adopted = (names: ReadonlyArray<string>) => {
       const living = new Set<string>()
@@ -586,14 +590,14 @@ const listen = (
         const [, , by, from] = patterns.marker.exec(name) ?? []
         if (by !== undefined && lifeOf(from!) !== "dead") living.add(by)
       }
-      return (to: string) => to === nonce || !living.has(to)
+      return (to: string) => to === nonce || (leading && !living.has(to))
     }
 
     const scan: Effect.Effect<boolean> = Effect.gen(function* () {
       const scan = ++scans
       const { names, seen } = yield* look(folder)
       const isOurs = adopted(names)
-      const lanes = new Map<string, Array<Incoming>>()
+      const there = new Map<string, Array<Incoming>>()
       const over = new Set<string>()
       for (const name of names) {
         const [, state, to, lane, , order, kind, size] = patterns.mail.exec(name) ?? []
@@ -603,33 +607,33 @@ const listen = (
           if (lifeOf(originOf(lane!)) === "dead") yield* remove(folder, name)
           continue
         }
-        const mails = lanes.get(lane!)
+        const mails = there.get(lane!)
         const mail = { name, order: order!, kind: kind as Kind, size: Number(size) }
-        if (mails === undefined) lanes.set(lane!, [mail])
+        if (mails === undefined) there.set(lane!, [mail])
         else mails.push(mail)
       }
       for (const [lane, before] of ended) if (scan > before && !over.has(lane)) ended.delete(lane)
       let found = false
       const all = new Set(names)
-      for (const [lane, mails] of lanes) {
+      for (const [lane, mails] of there) {
         const incoming = complete(inOrder(mails), seen)
-        if (incoming.length === 0 || sides.has(lane) || !open) continue
+        if (incoming.length === 0 || lanes.has(lane) || !open) continue
         if (incoming[0]!.kind === "e") {
           // Both sides ended it at the same time.
           yield* remove(folder, incoming[0]!.name)
           continue
         }
-        const side = enter(lane, false)
-        if (sides.size > maxConnections) yield* closers.get(side)!
-        else queue.push({ side, recovered: false })
+        const entered = enter(lane, false)
+        if (lanes.size > maxConnections) yield* entered.close
+        else queue.push(entered)
         found = true
       }
-      for (const [key, side] of sides) {
-        if (key !== side.lane) {
+      for (const { recovered, side } of lanes.values()) {
+        if (recovered) {
           side.see(side.incoming, all)
           continue
         }
-        const incoming = complete(inOrder(lanes.get(side.lane) ?? []), seen)
+        const incoming = complete(inOrder(there.get(side.lane) ?? []), seen)
         found = side.see(incoming, all) || found
         if (incoming.length === 0 && lifeOf(originOf(side.lane)) === "dead") {
           side.lose(error("Disconnected", "its process is gone", "Unknown"))
@@ -664,18 +668,21 @@ const listen = (
         }
       }
       for (const [lane, mails] of claimed) {
-        const side = enter(lane, true)
-        side.incoming = inOrder(mails)
-        queue.push({ side, recovered: true })
+        const entered = enter(lane, true)
+        entered.side.incoming = inOrder(mails)
+        queue.push(entered)
       }
     })
-    yield* recover
-    yield* Effect.forkIn(Effect.interruptible(wakes.run(scan)), own)
+    const lead = Effect.suspend(() => {
+      if (leading) return Effect.void
+      leading = true
+      return Effect.zipRight(recover, Effect.forkIn(Effect.interruptible(wakes.run(scan)), own))
+    })
 
     // With the last of the listener and what it accepted, an empty mailbox goes.
     let finished = false
     const finish = () => {
-      if (open || sides.size > 0 || finished) return Effect.void
+      if (open || lanes.size > 0 || finished) return Effect.void
       finished = true
       return Effect.gen(function* () {
         yield* Scope.close(own, Exit.void)
@@ -703,7 +710,7 @@ const listen = (
         // Those that came until now are told.
         yield* scan
         open = false
-        for (const { side } of queue.splice(0)) yield* closers.get(side)!
+        for (const { close } of queue.splice(0)) yield* close
         for (const resume of [...acceptors]) resume()
         yield* finish()
       })
@@ -724,13 +731,13 @@ const listen = (
           })
           return Effect.zipRight(restore(arrival), next)
         }
-        const { recovered, side } = first
+        const { close, recovered, side } = first
         return side.accept.pipe(
-          Effect.zipRight(Effect.addFinalizer(() => closers.get(side)!)),
+          Effect.zipRight(Effect.addFinalizer(() => close)),
           Effect.as({ ...side.connection, recovered })
         )
       })
-      return next
+      return Effect.zipRight(lead, next)
     })
     const reachable = Effect.match(
       io(() => fs.promises.lstat(path.join(folder, marker))),
