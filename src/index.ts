@@ -151,6 +151,13 @@ export * as InMemory from "./protocol/InMemory.js"
 export * as NamedPipe from "./protocol/NamedPipe.js"
 
 /**
+ * Frames through shared memory.
+ *
+ * @since 0.1.0
+ */
+export * as SharedMemory from "./protocol/SharedMemory.js"
+
+/**
  * Frames over TCP within this machine.
  *
  * @since 0.1.0

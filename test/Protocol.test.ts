@@ -5,6 +5,7 @@ import { Protocol } from "effect-single-instance/Protocol"
 import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as InMemory from "effect-single-instance/protocol/InMemory"
 import * as NamedPipe from "effect-single-instance/protocol/NamedPipe"
+import * as SharedMemory from "effect-single-instance/protocol/SharedMemory"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { nonce, suite, temporary } from "./contract/Protocol.js"
@@ -20,6 +21,8 @@ if (isWindows) suite("NamedPipe", Effect.succeed(NamedPipe.layer))
 else suite("UnixSocket", Effect.succeed(UnixSocket.layer))
 
 suite("FileMailbox", Effect.succeed(FileMailbox.layer), { connections: 10, frames: 300 })
+
+suite("SharedMemory", Effect.succeed(SharedMemory.layer))
 
 // The system's receive buffer of a TCP socket grows up to net.ipv4.tcp_rmem, 32 MiB on some.
 suite("Tcp", Effect.succeed(Tcp.layer), { bufferedBytes: 48 * 1024 * 1024 })

@@ -14,6 +14,15 @@ import * as Predicate from "effect/Predicate"
 export const code = (cause: unknown): string =>
   Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : "UNKNOWN"
 
+/**
+ * An error in a few words.
+ *
+ * @since 0.1.0
+ * @category getters
+ */
+export const describe = (cause: unknown): string =>
+  cause instanceof Error ? (code(cause) === "UNKNOWN" ? cause.message : `${code(cause)}: ${cause.message}`) : `${cause}`
+
 const is =
   (...codes: ReadonlyArray<string>) =>
   (cause: unknown): boolean =>
@@ -58,6 +67,14 @@ export const isAddressInUse: (cause: unknown) => boolean = is("EADDRINUSE")
  * @category guards
  */
 export const isBusy: (cause: unknown) => boolean = is("EAGAIN", "EWOULDBLOCK", "EBUSY")
+
+/**
+ * The other side was there, and left before anything was said.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isReset: (cause: unknown) => boolean = is("ECONNRESET")
 
 /**
  * This process may not do it, cannot do it now, or the system has no such thing; it says nothing about the other side.

@@ -6,6 +6,7 @@
 
 import * as fs from "node:fs"
 import * as net from "node:net"
+import type { Duplex } from "node:stream"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
@@ -29,6 +30,17 @@ const batchBytes = 16 * 1024
 const lingerMillis = 1000
 
 /**
+ * What carries the bytes of a connection: a socket, or a stream beside one. It emits `connect` when it may be used.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Channel extends Duplex {
+  /** Whether it is too early for an orderly end. */
+  readonly connecting: boolean
+}
+
+/**
  * @since 0.1.0
  * @category models
  */
@@ -37,6 +49,8 @@ export interface Options {
   readonly protocol: string
   /** The largest frame, in bytes. */
   readonly maxFrameBytes: number
+  /** What carries the bytes instead of the socket, which is this channel's from then on. */
+  readonly over?: ((socket: net.Socket, role: "client" | "server") => Channel) | undefined
 }
 
 /**
@@ -55,7 +69,13 @@ export interface ServerOptions extends Options {
  * @category errors
  */
 export const connectError = (options: Options, cause: unknown): ProtocolError => {
-  const reason = errno.isBusy(cause) ? "Busy" : errno.isUnusable(cause) ? "Unavailable" : "Unreachable"
+  const reason = errno.isBusy(cause)
+    ? "Busy"
+    : errno.isUnusable(cause)
+      ? "Unavailable"
+      : errno.isReset(cause)
+        ? "Disconnected"
+        : "Unreachable"
   return error(options, reason, "NotDelivered", `connecting failed (${errno.code(cause)})`, cause)
 }
 
@@ -78,7 +98,7 @@ export const listenError = (options: Options, cause: unknown): ProtocolError => 
  * @category constructors
  */
 export const make = (
-  socket: net.Socket,
+  socket: Channel,
   options: Options
 ): { readonly connection: Connection; readonly close: Effect.Effect<void> } => {
   const decoder = new framing.Decoder(options.maxFrameBytes)
@@ -282,8 +302,11 @@ export const connect = (
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function* () {
       const connected = yield* Deferred.make<void, ProtocolError>()
-      const socket = yield* Effect.try({
-        try: () => net.connect(target),
+      const socket: Channel = yield* Effect.try({
+        try: () => {
+          const socket = net.connect(target)
+          return options.over?.(socket, "client") ?? socket
+        },
         catch: (cause) => connectError(options, cause)
       })
       const settle = (exit: Effect.Effect<void, ProtocolError>) => Deferred.unsafeDone(connected, exit)
@@ -316,7 +339,7 @@ export const listen = (
 ): Effect.Effect<Listener, ProtocolError, Scope.Scope> =>
   Effect.uninterruptible(
     Effect.gen(function* () {
-      const queue: Array<net.Socket> = []
+      const queue: Array<Channel> = []
       const waiting = new Set<Resume<void, never>>()
       let closed = false
       const wake = () => {
@@ -329,8 +352,9 @@ export const listen = (
       const server = net.createServer({ pauseOnConnect: true, noDelay: true })
       server.maxConnections = options.maxConnections
       server.on("connection", (socket) => {
-        socket.on("error", ignore)
-        queue.push(socket)
+        const channel = options.over?.(socket, "server") ?? socket
+        channel.on("error", ignore)
+        queue.push(channel)
         wake()
       })
       yield* Effect.addFinalizer(() =>
@@ -338,7 +362,7 @@ export const listen = (
           closed = true
           // Its callback would wait for the connections, which are closed by the scopes that accepted them.
           server.close()
-          for (const socket of queue.splice(0)) socket.destroy()
+          for (const channel of queue.splice(0)) channel.destroy()
           wake()
         })
       )
@@ -358,10 +382,12 @@ export const listen = (
       const accept: Listener["accept"] = Effect.uninterruptibleMask((restore) => {
         const take: Listener["accept"] = Effect.suspend(() => {
           if (closed) return Effect.fail(error(options, "Disconnected", "NotDelivered", "the listener is closed"))
-          const socket = queue.shift()
-          if (socket === undefined) return Effect.zipRight(restore(arrival), take)
-          const { close, connection } = make(socket, options)
-          socket.resume()
+          const channel = queue.shift()
+          if (channel === undefined) return Effect.zipRight(restore(arrival), take)
+          // It may have come to nothing before it could be used.
+          if (channel.destroyed) return take
+          const { close, connection } = make(channel, options)
+          channel.resume()
           return Effect.as(
             Effect.addFinalizer(() => close),
             connection

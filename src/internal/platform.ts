@@ -33,6 +33,7 @@ const loaders = {
   unix: () => import("../protocol/UnixSocket.js"),
   pipe: () => import("../protocol/NamedPipe.js"),
   file: () => import("../protocol/FileMailbox.js"),
+  shm: () => import("../protocol/SharedMemory.js"),
   tcp: () => import("../protocol/Tcp.js")
 }
 
@@ -57,4 +58,4 @@ export const protocol = (name: ProtocolName): Protocol["Type"] => {
 
 /** The default chain, in order of preference. */
 export const protocols = (): ReadonlyArray<Protocol["Type"]> =>
-  (process.platform === "win32" ? (["pipe", "file"] as const) : (["unix", "file"] as const)).map(protocol)
+  (process.platform === "win32" ? (["pipe", "file", "shm"] as const) : (["unix", "file", "shm"] as const)).map(protocol)

@@ -3,13 +3,9 @@
  *
  * @since 0.1.0
  */
-
-import * as crypto from "node:crypto"
-import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as nodeSocket from "../internal/nodeSocket.js"
+import * as localSocket from "../internal/localSocket.js"
 import { Protocol } from "../Protocol.js"
-import { ProtocolError } from "../SingleInstanceError.js"
 
 /**
  * The protocol `pipe`. It listens on `\\.\pipe\esi-<128 random bits>`, under the address `pipe://./pipe/esi-…`. Pipes have
@@ -35,25 +31,7 @@ import { ProtocolError } from "../SingleInstanceError.js"
  */
 export const layer: Layer.Layer<Protocol> = Layer.succeed(Protocol, {
   name: "pipe",
-  listen: ({ maxConnections, maxFrameBytes }) =>
-    Effect.suspend(() => {
-      if (unsupported) return Effect.fail(unsupported)
-      const name = `esi-${crypto.randomBytes(16).toString("hex")}`
-      const options = { protocol: "pipe", maxFrameBytes, maxConnections }
-      return nodeSocket.listen({ path: prefix + name }, options, () => `pipe://./pipe/${name}`)
-    }),
-  connect: (address, { maxFrameBytes }) => {
-    if (unsupported) return Effect.fail(unsupported)
-    const name = /^pipe:\/\/\.\/pipe\/([\w.-]+)$/.exec(address)?.[1]
-    return name === undefined
-      ? Effect.fail(error("Unreachable", `it cannot be reached under ${address}`))
-      : nodeSocket.connect({ path: prefix + name }, { protocol: "pipe", maxFrameBytes })
-  }
+  ...(process.platform === "win32"
+    ? localSocket.pipe({ name: "pipe", letter: "p" })
+    : localSocket.unavailable("pipe", "named pipes are for Windows"))
 })
-
-const prefix = "\\\\.\\pipe\\"
-
-const error = (reason: ProtocolError["reason"], detail: string): ProtocolError =>
-  new ProtocolError({ reason, protocol: "pipe", detail, outcome: "NotDelivered" })
-
-const unsupported = process.platform === "win32" ? undefined : error("Unavailable", "named pipes are for Windows")

@@ -1,0 +1,101 @@
+/**
+ * Sockets between the processes of one machine: in the instance's directory, or among the named pipes of Windows.
+ */
+import { randomBytes } from "node:crypto"
+import * as path from "node:path"
+import * as Effect from "effect/Effect"
+import * as Scope from "effect/Scope"
+import type { Protocol } from "../Protocol.js"
+import { ProtocolError } from "../SingleInstanceError.js"
+import * as nodeSocket from "./nodeSocket.js"
+import { shortPath } from "./socketPath.js"
+
+/** What tells one protocol over such sockets from another. */
+export interface Kind {
+  /** The protocol's name, which is the scheme of its addresses, too. */
+  readonly name: string
+  /** What the socket's name in the directory begins with; a pipe's does not. */
+  readonly letter: string
+  /** What carries the bytes instead of the socket. */
+  readonly over?: ((directory: string) => nodeSocket.Options["over"]) | undefined
+}
+
+type Protocolled = Pick<Protocol["Type"], "listen" | "connect">
+
+/** Unix domain sockets called `<letter>.<nonce>`, under the address `<name>:<letter>.<nonce>`. */
+export const unix = ({ letter, name: protocol, over }: Kind): Protocolled => {
+  const error = errorOf(protocol)
+  return {
+    listen: ({ directory, maxConnections, maxFrameBytes, nonce }) => {
+      if (directory === null) return Effect.fail(error("Unavailable", "this lock has no directory to listen in"))
+      const options = { protocol, maxFrameBytes, maxConnections, over: over?.(directory) }
+      const name = `${letter}.${nonce}`
+      return shortPath(directory, name).pipe(
+        Effect.mapError((cause) => nodeSocket.listenError(options, cause)),
+        Effect.flatMap((bound) => nodeSocket.listen({ path: bound }, options, () => `${protocol}:${name}`))
+      )
+    },
+    connect: (address, { directory, maxFrameBytes }) => {
+      const file = locate(protocol, address, directory)
+      if (file === undefined) return Effect.fail(error("Unreachable", `it cannot be reached under ${address}`))
+      const options = { protocol, maxFrameBytes, over: over?.(path.dirname(file)) }
+      return Effect.flatMap(Effect.scope, (scope) =>
+        shortPath(path.dirname(file), path.basename(file)).pipe(
+          Effect.mapError((cause) => nodeSocket.connectError(options, cause)),
+          Effect.flatMap((bound) => Scope.extend(nodeSocket.connect({ path: bound }, options), scope)),
+          // The path has served when the socket is connected.
+          Effect.scoped
+        )
+      )
+    }
+  }
+}
+
+const prefix = "\\\\.\\pipe\\"
+
+/** Pipes with random names, under the address `<name>://./pipe/esi-<32 hex digits>`. */
+export const pipe = ({ name: protocol, over }: Kind): Protocolled => ({
+  listen: ({ directory, maxConnections, maxFrameBytes }) =>
+    Effect.suspend(() => {
+      const name = `esi-${randomBytes(16).toString("hex")}`
+      const options = { protocol, maxFrameBytes, maxConnections, over: over?.(directory ?? "") }
+      return nodeSocket.listen({ path: prefix + name }, options, () => `${protocol}://./pipe/${name}`)
+    }),
+  connect: (address, { directory, maxFrameBytes }) => {
+    const name = new RegExp(`^${protocol}://\\./pipe/([\\w.-]+)$`).exec(address)?.[1]
+    return name === undefined
+      ? Effect.fail(errorOf(protocol)("Unreachable", `it cannot be reached under ${address}`))
+      : nodeSocket.connect({ path: prefix + name }, { protocol, maxFrameBytes, over: over?.(directory ?? "") })
+  }
+})
+
+/** What this platform has of both. */
+export const local = process.platform === "win32" ? pipe : unix
+
+/** A protocol that can do nothing here. */
+export const unavailable = (protocol: string, detail: string): Protocolled => {
+  const failure = Effect.fail(errorOf(protocol)("Unavailable", detail))
+  return { listen: () => failure, connect: () => failure }
+}
+
+const errorOf =
+  (protocol: string) =>
+  (reason: ProtocolError["reason"], detail: string): ProtocolError =>
+    new ProtocolError({ reason, protocol, detail, outcome: "NotDelivered" })
+
+const locate = (protocol: string, address: string, directory: string | null): string | undefined => {
+  const pattern = new RegExp(`^${protocol}:(?://(/[^\\0]*[^/\\0])|([^/\\0]+))$`)
+  const [, absolute, relative] = pattern.exec(decode(address)) ?? []
+  if (absolute !== undefined) return absolute
+  return relative === undefined || relative === ".." || relative === "." || directory === null
+    ? undefined
+    : path.join(directory, relative)
+}
+
+const decode = (address: string): string => {
+  try {
+    return decodeURIComponent(address)
+  } catch {
+    return ""
+  }
+}
