@@ -230,7 +230,7 @@ describe("a primary that died", () => {
         const { begin } = yield* takeOver(arena)
         // Its witness still stands, so that other containers could tell, too.
         assert.deepInclude(begin, { took: "dead", proof: "D2" })
-        assert.deepStrictEqual(yield* arena.kinds, ["lock", "mail", "s", "w"])
+        assert.deepStrictEqual(yield* arena.kinds, ["lock", "m", "mail", "s", "w"])
       })
     )
   }
@@ -345,7 +345,7 @@ describe("containers that share a directory", () => {
       }
       assert.strictEqual((yield* inspect(arena)).state, "unverifiable")
       assert.deepStrictEqual(yield* arena.record, before)
-      assert.deepStrictEqual(yield* arena.kinds, ["lock", "mail", "s"])
+      assert.deepStrictEqual(yield* arena.kinds, ["lock", "m", "mail", "s"])
 
       yield* primary.thaw
       yield* primary.waitFor("lost")
@@ -370,7 +370,7 @@ describe("a primary that is asked to end", () => {
         const arena = yield* makeArena
         const primary = yield* startPrimary(arena)
         const { epoch, nonce } = yield* arena.record
-        assert.deepStrictEqual(yield* arena.kinds, ["lock", "mail", "s", "w"])
+        assert.deepStrictEqual(yield* arena.kinds, ["lock", "m", "mail", "s", "w"])
         yield* primary.signal(signal)
         assert.deepStrictEqual(yield* primary.ended, { code, signal: null })
         yield* primary.waitFor("end")

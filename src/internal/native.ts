@@ -6,7 +6,6 @@ import { randomBytes } from "node:crypto"
 import * as fs from "node:fs"
 import { createRequire } from "node:module"
 import * as path from "node:path"
-import * as errno from "./errno.js"
 
 /** Memory that this process has mapped. Nothing may touch the bytes after `unmap`. */
 export interface Segment {
@@ -22,17 +21,10 @@ export interface Offer extends Segment {
   readonly withdraw: () => void
 }
 
-/** A way to share memory. Whatever cannot be done is thrown, and nothing is left of it. */
-export interface Way {
-  readonly create: (size: number, directory: string) => Offer
-  /** Answers `undefined` for a reference of another way. */
-  readonly open: (reference: string, size: number, directory: string) => Segment | undefined
-}
-
-/** What there is on this platform. */
+/** What there is on a platform. Whatever cannot be done is thrown, and nothing is left of it. */
 export interface Native {
-  /** In order of preference. */
-  readonly ways: ReadonlyArray<Way>
+  readonly create: (size: number, directory: string) => Offer
+  readonly open: (reference: string, size: number, directory: string) => Segment
   /** Lets another process have this processor. */
   readonly yieldProcessor: () => void
 }
@@ -51,15 +43,16 @@ export const isInstalled = (): boolean => {
   }
 }
 
-let loaded: Native | undefined
+const loaded = new Map<NodeJS.Platform, Native>()
 
 /** Loads it, once. Throws where that cannot be done. */
-export const load = (): Native => {
-  if (loaded === undefined) {
-    const koffi: Koffi = require("koffi")
-    loaded = process.platform === "win32" ? windows(koffi) : posix(koffi)
-  }
-  return loaded
+export const load = (platform: NodeJS.Platform = process.platform): Native => {
+  const existing = loaded.get(platform)
+  if (existing !== undefined) return existing
+  const koffi: Koffi = require("koffi")
+  const native = platform === "win32" ? windows(koffi) : platform === "linux" ? linux(koffi) : posix(koffi)
+  loaded.set(platform, native)
+  return native
 }
 
 /** An error of this file's own, with the code of a system call's. */
@@ -67,37 +60,32 @@ const failure = (code: string, message: string): Error => Object.assign(new Erro
 
 const refused = (what: string): Error => failure("ENOTSUP", what)
 
+// What a peer says that cannot be.
+const unknown = (reference: string): Error => refused(`${reference} names no memory here`)
+
 // -------------------------------------------------------------------------------------
-// POSIX: a memfd on Linux, which has no name and cannot be truncated; else, or from another pid namespace, a file
+// POSIX
 // -------------------------------------------------------------------------------------
 
-const posix = (koffi: Koffi): Native => {
+const mapping = (koffi: Koffi) => {
   const libc = koffi.load(null)
   const mmap = libc.func("void *mmap(void *, size_t, int, int, int, int64_t)")
   const munmap = libc.func("int munmap(void *, size_t)")
-  const schedYield = libc.func("int sched_yield()")
+  const yieldProcessor: () => void = libc.func("int sched_yield()")
+  const readWrite = 3
+  const shared = 1
+  const mapFailed = BigInt.asUintN(64, -1n)
 
   const map = (fd: number, size: number): Segment => {
     // Only what is as large as that: a page that the file does not have is a SIGBUS.
-    if (fs.fstatSync(fd).size !== size) throw refused("the segment has another size")
-    const readWrite = 3
-    const shared = 1
+    if (fs.fstatSync(fd).size !== size) throw refused("the memory has another size")
     const address = mmap(null, size, readWrite, shared, fd, 0)
-    if (BigInt.asIntN(64, koffi.address(address)) === -1n) throw failure("ENOMEM", "it cannot be mapped")
-    const unmap = () => void munmap(address, size)
-    try {
-      return { memory: koffi.view(address, size), unmap }
-    } catch (cause) {
-      // Electron allows no memory of others.
-      unmap()
-      throw cause
-    }
+    if (address === mapFailed) throw failure("ENOMEM", "it cannot be mapped")
+    return viewed(koffi, address, size, () => void munmap(address, size))
   }
 
-  const open = (name: string, size: number, check?: (fd: number) => void): Segment => {
-    const { O_NOFOLLOW, O_NONBLOCK, O_RDWR } = fs.constants
-    // The names below /proc are links.
-    const fd = fs.openSync(name, O_RDWR | O_NONBLOCK | (check === undefined ? O_NOFOLLOW : 0))
+  const open = (name: string, flags: number, size: number, check?: (fd: number) => void): Segment => {
+    const fd = fs.openSync(name, fs.constants.O_RDWR | fs.constants.O_NONBLOCK | flags)
     try {
       if (!fs.fstatSync(fd).isFile()) throw refused("it is no file")
       check?.(fd)
@@ -107,58 +95,60 @@ const posix = (koffi: Koffi): Native => {
     }
   }
 
-  const memfd = (): Way => {
-    const create = libc.func("int memfd_create(const char *, unsigned int)")
-    const fcntl = libc.func("int fcntl(int, int, ...)")
-    const closeOnExec = 1
-    const allowSealing = 2
-    const addSeals = 1033
-    const getSeals = 1034
-    // seal, shrink, grow: fcntl(2)
-    const seals = 7
-    return {
-      create: (size) => {
-        const fd = create("effect-single-instance", closeOnExec | allowSealing)
-        if (fd < 0) throw refused("there is no memfd_create(2)")
-        let isOpen = true
-        const withdraw = () => {
-          if (isOpen) fs.closeSync(fd)
-          isOpen = false
-        }
-        try {
-          fs.ftruncateSync(fd, size)
-          if (fcntl(fd, addSeals, "int", seals) !== 0) throw refused("a memfd cannot be sealed")
-          return { ...map(fd, size), reference: `memfd:${process.pid}:${fd}`, withdraw }
-        } catch (cause) {
-          withdraw()
-          throw cause
-        }
-      },
-      open: (reference, size) => {
-        const [, pid, fd] = /^memfd:(\d{1,10}):(\d{1,10})$/.exec(reference) ?? []
-        if (pid === undefined) return undefined
-        return open(`/proc/${pid}/fd/${fd}`, size, (opened) => {
-          if ((fcntl(opened, getSeals, "int", 0) & seals) !== seals) throw refused("it could be truncated")
-        })
+  return { libc, map, open, yieldProcessor }
+}
+
+/** A memfd: it has no name, so that nothing is left of it, and what is sealed cannot be truncated under the other side. */
+const linux = (koffi: Koffi): Native => {
+  const { libc, map, open, yieldProcessor } = mapping(koffi)
+  const memfdCreate = libc.func("int memfd_create(const char *, unsigned int)")
+  const fcntl = libc.func("int fcntl(int, int, ...)")
+  const closeOnExec = 1
+  const allowSealing = 2
+  const addSeals = 1033
+  const getSeals = 1034
+  // seal, shrink, grow: fcntl(2)
+  const seals = 7
+  return {
+    yieldProcessor,
+    create: (size) => {
+      const fd: number = memfdCreate("effect-single-instance", closeOnExec | allowSealing)
+      if (fd < 0) throw refused("there is no memfd_create(2)")
+      const withdraw = once(() => fs.closeSync(fd))
+      try {
+        fs.ftruncateSync(fd, size)
+        if (fcntl(fd, addSeals, "int", seals) !== 0) throw refused("a memfd cannot be sealed")
+        return { ...map(fd, size), reference: `memfd:${process.pid}:${fd}`, withdraw }
+      } catch (cause) {
+        withdraw()
+        throw cause
       }
+    },
+    // Only processes of this user, in this pid namespace, can be asked for theirs (proc(5)).
+    open: (reference, size) => {
+      const [, pid, fd] = /^memfd:(\d{1,10}):(\d{1,10})$/.exec(reference) ?? []
+      if (pid === undefined) throw unknown(reference)
+      return open(`/proc/${pid}/fd/${fd}`, 0, size, (opened) => {
+        const sealed: number = fcntl(opened, getSeals, "int", 0)
+        if (sealed < 0 || (sealed & seals) !== seals) throw refused("it could be truncated")
+      })
     }
   }
+}
 
-  const file: Way = {
+/** A file in the instance's directory, removed when both have mapped it. */
+const posix = (koffi: Koffi): Native => {
+  const { map, open, yieldProcessor } = mapping(koffi)
+  return {
+    yieldProcessor,
     create: (size, directory) => {
       // As all names there: `<letter>.<nonce>`, so that it is collected where both processes die at once.
       const name = `g.${randomBytes(16).toString("hex")}`
       const target = path.join(directory, name)
-      const withdraw = () => {
-        try {
-          fs.unlinkSync(target)
-        } catch (cause) {
-          if (!errno.isMissing(cause)) throw cause
-        }
-      }
       const fd = fs.openSync(target, "wx+", 0o600)
+      const withdraw = once(() => fs.rmSync(target, { force: true }))
       try {
-        // A page without room on the disk would be a SIGBUS, too: written, it is an ENOSPC.
+        // A page that the disk has no room for would be a SIGBUS, too; written, it is an ENOSPC.
         const zeros = new Uint8Array(1024 * 1024)
         for (let at = 0; at < size; ) at += fs.writeSync(fd, zeros, 0, Math.min(zeros.length, size - at), at)
         return { ...map(fd, size), reference: `file:${name}`, withdraw }
@@ -171,20 +161,17 @@ const posix = (koffi: Koffi): Native => {
     },
     open: (reference, size, directory) => {
       const name = /^file:(g\.[0-9a-f]{32})$/.exec(reference)?.[1]
-      return name === undefined ? undefined : open(path.join(directory, name), size)
+      if (name === undefined) throw unknown(reference)
+      return open(path.join(directory, name), fs.constants.O_NOFOLLOW, size)
     }
-  }
-
-  return {
-    ways: process.platform === "linux" ? [memfd(), file] : [file],
-    yieldProcessor: schedYield
   }
 }
 
 // -------------------------------------------------------------------------------------
-// Windows: a section of the paging file, which is gone with the last process that has it
+// Windows
 // -------------------------------------------------------------------------------------
 
+/** A section of the paging file, which is gone with the last process that has it and never shrinks. */
 const windows = (koffi: Koffi): Native => {
   const kernel32 = koffi.load("kernel32.dll")
   const createFileMapping = kernel32.func(
@@ -194,37 +181,23 @@ const windows = (koffi: Koffi): Native => {
   const mapViewOfFile = kernel32.func("void *__stdcall MapViewOfFile(void *, uint32_t, uint32_t, uint32_t, size_t)")
   const unmapViewOfFile = kernel32.func("int __stdcall UnmapViewOfFile(void *)")
   const closeHandle = kernel32.func("int __stdcall CloseHandle(void *)")
-  const switchToThread = kernel32.func("int __stdcall SwitchToThread()")
-  const getLastError = kernel32.func("uint32_t __stdcall GetLastError()")
   const pageReadWrite = 0x04
   const mapReadWrite = 0x02 | 0x04
-  const alreadyExists = 183
 
-  // Fails where the section is smaller: a section never shrinks.
   const map = (handle: unknown, size: number): Segment => {
     const address = mapViewOfFile(handle, mapReadWrite, 0, 0, size)
     if (address === null) throw failure("ENOMEM", "it cannot be mapped")
-    const unmap = () => void unmapViewOfFile(address)
-    try {
-      return { memory: koffi.view(address, size), unmap }
-    } catch (cause) {
-      unmap()
-      throw cause
-    }
+    return viewed(koffi, address, size, () => void unmapViewOfFile(address))
   }
 
-  const section: Way = {
+  return {
+    yieldProcessor: kernel32.func("int __stdcall SwitchToThread()"),
     create: (size) => {
       const name = `esi-${randomBytes(16).toString("hex")}`
       const handle = createFileMapping(-1, null, pageReadWrite, 0, size, `Local\\${name}`)
       if (handle === null) throw failure("ENOMEM", "there is no memory to share")
-      let isOpen = true
-      const withdraw = () => {
-        if (isOpen) closeHandle(handle)
-        isOpen = false
-      }
+      const withdraw = once(() => closeHandle(handle))
       try {
-        if (getLastError() === alreadyExists) throw refused("the name of the segment is taken")
         return { ...map(handle, size), reference: `section:${name}`, withdraw }
       } catch (cause) {
         withdraw()
@@ -233,9 +206,9 @@ const windows = (koffi: Koffi): Native => {
     },
     open: (reference, size) => {
       const name = /^section:(esi-[0-9a-f]{32})$/.exec(reference)?.[1]
-      if (name === undefined) return undefined
+      if (name === undefined) throw unknown(reference)
       const handle = openFileMapping(mapReadWrite, 0, `Local\\${name}`)
-      if (handle === null) throw failure("ENOENT", "there is no such segment")
+      if (handle === null) throw failure("ENOENT", "there is no such section")
       try {
         return map(handle, size)
       } finally {
@@ -243,6 +216,27 @@ const windows = (koffi: Koffi): Native => {
       }
     }
   }
+}
 
-  return { ways: [section], yieldProcessor: switchToThread }
+const viewed = (koffi: Koffi, address: unknown, size: number, unmap: () => void): Segment => {
+  try {
+    return { memory: koffi.view(address, size), unmap }
+  } catch (cause) {
+    // Electron allows no memory that is not its own.
+    unmap()
+    throw cause
+  }
+}
+
+const once = (run: () => void): (() => void) => {
+  let isDone = false
+  return () => {
+    if (isDone) return
+    isDone = true
+    try {
+      run()
+    } catch {
+      // What is left of it is collected later.
+    }
+  }
 }

@@ -31,7 +31,7 @@ const fruitlessSpins = 3
 const probeEvery = 32
 
 const greeting = "ESIR1 "
-const maxReference = 255
+const maxSetup = 255
 const bell = Buffer.of(1)
 const yes = Buffer.of(2)
 const no = Buffer.of(3)
@@ -41,6 +41,8 @@ export interface Options {
   readonly native: () => Native
   /** Of the instance, for segments that are files. */
   readonly directory: string
+  /** How long a side that waits looks again before it sleeps, in milliseconds: 0.1 if left out. */
+  readonly spinMillis?: number | undefined
 }
 
 const failure = (code: string, message: string): Error => Object.assign(new Error(message), { code })
@@ -145,16 +147,15 @@ interface Pending {
 }
 
 /**
- * The stream. A client offers segments until its server could map one, and emits `connect` then, or `error` with the code
- * of a system call; a server maps what it is offered. Ends and closes as a socket does.
+ * The stream. A client offers memory and emits `connect` when its server has mapped it, or `error` with the code of a system
+ * call. Ends and closes as a socket does.
  */
 export class SharedRings extends Duplex {
   private rings: Rings | undefined
-  // While it is set up: whether the peer is there, what it has said, what it was offered and in which way.
+  // While it is set up: whether the peer is there, what it has said, what it was offered.
   private reached: boolean
   private setup = ""
   private offer: Offer | undefined
-  private wayIndex = 0
   // Whether the stream wants to be given bytes, and what it wants to get rid of.
   private wanted = false
   private pending: Pending | undefined
@@ -178,7 +179,7 @@ export class SharedRings extends Duplex {
     this.reached = role === "server"
     carrier.once("connect", () => {
       this.reached = true
-      this.propose(0)
+      this.propose()
     })
   }
 
@@ -191,25 +192,13 @@ export class SharedRings extends Duplex {
   // setting up
   // -----------------------------------------------------------------------------------
 
-  // The first way that works here and there.
-  private propose(from: number): void {
-    let cause: unknown
+  private propose(): void {
     try {
-      const { ways } = this.options.native()
-      for (this.wayIndex = from; this.wayIndex < ways.length; this.wayIndex++) {
-        try {
-          this.offer = ways[this.wayIndex]!.create(segmentBytes, this.options.directory)
-          this.carrier.write(`${greeting}${this.offer.reference}\n`)
-          return
-        } catch (failed) {
-          cause = failed
-        }
-      }
-    } catch (failed) {
-      cause = failed
+      this.offer = this.options.native().create(segmentBytes, this.options.directory)
+      this.carrier.write(`${greeting}${this.offer.reference}\n`)
+    } catch (cause) {
+      this.destroy(failure("ENOTSUP", `memory cannot be shared: ${errno.describe(cause)}`))
     }
-    const reason = cause === undefined ? "the primary cannot map it" : errno.describe(cause)
-    this.destroy(failure("ENOTSUP", `memory cannot be shared: ${reason}`))
   }
 
   private settle(): void {
@@ -230,47 +219,33 @@ export class SharedRings extends Duplex {
   private answered(answer: number): void {
     const { offer } = this
     if (offer === undefined) return
-    if (answer === yes[0]) {
-      this.attach(offer, 0)
-      this.settle()
-      this.emit("connect")
-      this.advance()
-    } else {
-      this.settle()
-      this.propose(this.wayIndex + 1)
+    if (answer !== yes[0]) {
+      this.destroy(failure("ENOTSUP", "the primary cannot map the memory"))
+      return
     }
+    this.attach(offer, 0)
+    this.settle()
+    this.emit("connect")
+    this.advance()
   }
 
   private offered(bytes: Buffer): void {
     this.setup += bytes.toString("latin1")
     const end = this.setup.indexOf("\n")
-    if (end < 0 && this.setup.length <= maxReference) return
-    const reference = this.setup.slice(greeting.length, end)
-    if (end < 0 || end > maxReference || !this.setup.startsWith(greeting)) {
+    if (end < 0 && this.setup.length <= maxSetup) return
+    if (end < 0 || end > maxSetup || !this.setup.startsWith(greeting)) {
       this.destroy(failure("EPROTO", "the peer does not set up shared memory"))
       return
     }
-    this.setup = ""
-    const segment = this.openSegment(reference)
-    if (segment === undefined) {
-      this.carrier.write(no)
+    try {
+      const { native, directory } = this.options
+      this.attach(native().open(this.setup.slice(greeting.length, end), segmentBytes, directory), 1)
+    } catch {
+      this.carrier.end(no, () => this.destroy())
       return
     }
-    this.attach(segment, 1)
     this.carrier.write(yes)
     this.advance()
-  }
-
-  private openSegment(reference: string): Segment | undefined {
-    try {
-      for (const { open } of this.options.native().ways) {
-        const segment = open(reference, segmentBytes, this.options.directory)
-        if (segment !== undefined) return segment
-      }
-    } catch {
-      // The peer is told, and has perhaps another way.
-    }
-    return undefined
   }
 
   // The client writes to the first ring, the server to the second.
@@ -335,7 +310,7 @@ export class SharedRings extends Duplex {
       if (this.spinning || !this.isAwaiting) return
       if (this.fruitless < fruitlessSpins || ++this.waits % probeEvery === 0) {
         this.spinning = true
-        this.spinUntil = performance.now() + spinMillis
+        this.spinUntil = performance.now() + (this.options.spinMillis ?? spinMillis)
         setImmediate(this.spin)
       } else {
         this.sleep()
