@@ -8,12 +8,13 @@ import { tmpdir, userInfo } from "node:os"
 import { join } from "node:path"
 import { NodeContext } from "@effect/platform-node"
 import { it } from "@effect/vitest"
-import { Effect, Either, type Scope } from "effect"
+import { Cause, Effect, Either, Exit, type Scope } from "effect"
 import { type Instance, SingleInstance } from "effect-single-instance"
 import { folderName } from "effect-single-instance/InstanceId"
 import { decode, type InstanceRecord } from "effect-single-instance/InstanceRecord"
 import type { Launch } from "effect-single-instance/Message"
 import { parseStat } from "effect-single-instance/pid/LinuxPidVerifier"
+import { type ProtocolName, protocolNames, protocols } from "../src/internal/platform.js"
 import type { Options } from "./fixtures/contender.js"
 import { fixture } from "./fixtures.js"
 import { contradiction, type Entry, openLog, readHistory } from "./witness.js"
@@ -87,6 +88,12 @@ export const until = <A>(
     return yield* Effect.dieMessage(`waited in vain for ${what}; there is ${JSON.stringify(instead(), null, 1)}`)
   })
 
+/** Why a test fails that must; for canaries. */
+export const failing = (test: Effect.Effect<unknown, unknown, Scope.Scope>): Effect.Effect<string> =>
+  Effect.map(Effect.exit(Effect.scoped(test)), (exit) =>
+    Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "it does not fail"
+  )
+
 const childrenOf = (pid: number): ReadonlyArray<number> => {
   try {
     return fs.readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number)
@@ -111,13 +118,26 @@ const send = (pid: number, signal: NodeJS.Signals): void => {
   }
 }
 
-/** What `kinds` shows while somebody leads, and nobody has left anything behind. */
-export const kindsOfPrimary: ReadonlyArray<string> =
-  process.platform === "linux"
-    ? ["lock", "mail", "s", "w"]
-    : process.platform === "darwin"
-      ? ["k", "lock", "mail", "s"]
-      : ["k", "lock", "mail"]
+/** What a primary keeps in the instance's folder for each protocol that crosses processes, as `kinds` shows it. */
+const traces: { readonly [Name in ProtocolName]: ReadonlyArray<string> } = {
+  unix: ["s"],
+  pipe: [],
+  file: ["mail"],
+  shm: process.platform === "win32" ? [] : ["m"],
+  tcp: []
+}
+
+/** Those of them that work on this system. */
+export const crossing: ReadonlyArray<ProtocolName> = protocolNames.filter(
+  (name) => name !== (process.platform === "win32" ? "unix" : "pipe")
+)
+
+/** What `kinds` shows while somebody leads over these protocols, and nobody has left anything behind. */
+export const kindsOver = (...names: ReadonlyArray<ProtocolName>): ReadonlyArray<string> =>
+  ["lock", process.platform === "linux" ? "w" : "k", ...names.flatMap((name) => traces[name])].sort()
+
+/** The same over the platform's chain. */
+export const kindsOfPrimary: ReadonlyArray<string> = kindsOver(...protocols().map(({ name }) => name as ProtocolName))
 
 /** A place for one test: an id, a directory and logs of its own, all removed with the scope. */
 export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(function* () {

@@ -1,5 +1,5 @@
 /**
- * Locks as they are commonly written, and broken: what the witness must be able to catch.
+ * Locks as they are commonly written, and broken, and transports that are: what the witness must be able to catch.
  */
 import * as os from "node:os"
 import * as Effect from "effect/Effect"
@@ -11,7 +11,9 @@ import { type Following, InstanceLock, type Leading } from "effect-single-instan
 import * as InstanceRecord from "effect-single-instance/InstanceRecord"
 import { alive } from "effect-single-instance/Liveness"
 import { type FileFailure, type LockDirectory, LockFiles } from "effect-single-instance/lock/LockFiles"
+import * as Message from "effect-single-instance/Message"
 import { PidVerifier } from "effect-single-instance/PidVerifier"
+import type { Protocol } from "effect-single-instance/Protocol"
 
 /**
  * - `socket`: listen; the address is in use: connect; refused: unlink, listen again.
@@ -145,3 +147,35 @@ export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles |
       })
     })
   )
+
+/**
+ * What becomes of the first request that arrives at a primary, and of every third one behind it.
+ *
+ * - `twice`: it arrives once more, under another id, as a primary would know the same one again.
+ * - `lost`: it does not arrive, and nobody says so.
+ */
+export type Unreliable = "twice" | "lost"
+
+/** A transport that is not to be relied on. */
+export const unreliable = (kind: Unreliable, protocol: Protocol["Type"]): Protocol["Type"] => {
+  let requests = 0
+  const garble = (frame: Uint8Array): ReadonlyArray<Uint8Array> => {
+    const message = Either.getOrThrow(Message.decode(frame))
+    if (message._tag !== "Request" || requests++ % 3 !== 0) return [frame]
+    return kind === "lost" ? [] : [frame, Message.encode({ ...message, id: `${message.id} again` })]
+  }
+  return {
+    ...protocol,
+    listen: (options) =>
+      Effect.map(protocol.listen(options), (listener) => ({
+        ...listener,
+        accept: Effect.map(listener.accept, (connection) => ({
+          ...connection,
+          receive: Effect.repeat(
+            Effect.map(connection.receive, (frames) => frames.flatMap(garble)),
+            { until: (frames) => frames.length > 0 }
+          )
+        }))
+      }))
+  }
+}

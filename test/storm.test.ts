@@ -1,21 +1,74 @@
 /**
- * 20 launches at once, round after round: one becomes the primary, and the messages of the 19 others arrive once each.
+ * 20 launches at once, round after round: one becomes the primary, and the messages of the 19 others arrive once each. Then
+ * 200 launches, 20 at a time, that one primary serves. Over the platform's chain, and over each protocol that crosses
+ * processes alone.
  */
 import * as fs from "node:fs"
 import { assert, describe } from "@effect/vitest"
 import { Effect } from "effect"
-import { type Arena, type Contender, itNeeds, kindsOfPrimary, makeArena, needs, until } from "./contenders.js"
+import {
+  type Arena,
+  type Contender,
+  crossing,
+  failing,
+  itNeeds,
+  kindsOfPrimary,
+  kindsOver,
+  makeArena,
+  needs,
+  type StartOptions,
+  until
+} from "./contenders.js"
 import type { Entry } from "./witness.js"
 
+const stress = process.env.STRESS === "1"
 const size = 20
 // Processes that have still to start take the longest; those that wait for the word meet in a smaller space of time.
-const rounds = { fresh: process.env.STRESS === "1" ? 20 : 5, waiting: 20 }
+const rounds = { fresh: stress ? 20 : 5, waiting: stress ? 20 : 10 }
+const secondaries = 200
 const config = { timeout: "60 seconds", helloTimeout: "30 seconds" } as const
+
+/** How all processes of a test are started, and what the primary's folder shows then. */
+interface Setting {
+  readonly over: string
+  readonly options: StartOptions
+  readonly kinds: ReadonlyArray<string>
+}
+
+const chain: Setting = { over: "the chain", options: { config }, kinds: kindsOfPrimary }
+const alone = crossing.map(
+  (name): Setting => ({ over: name, options: { config, protocol: name }, kinds: kindsOver(name) })
+)
 
 type Start = "empty" | "remains"
 
+/** Each message is handled once, by this one, which its sender knows. */
+const assertHandled = (history: ReadonlyArray<Entry>, messages: ReadonlyArray<string>, primary: string) => {
+  for (const { event, outcome, text } of history) {
+    if (event === "outcome") assert.strictEqual(outcome, "Delivered", `${text}`)
+  }
+  const told = (event: string, by: (entry: Entry) => unknown) =>
+    history.flatMap((entry) => (entry.event === event ? [`${entry.message} by ${by(entry)}`] : [])).sort()
+  assert.deepStrictEqual(
+    told("handled", ({ who }) => who),
+    messages.map((message) => `${message} by ${primary}`).sort()
+  )
+  const sent = messages.filter((message) =>
+    history.some((entry) => entry.message === message && entry.event === "handled" && entry.from !== undefined)
+  )
+  assert.deepStrictEqual(
+    told("outcome", ({ by }) => by),
+    sent.map((message) => `${message} by ${primary}`).sort()
+  )
+}
+
 /** Waits until each process knows what became of its message, judges the round, and answers who is the primary. */
-const judge = Effect.fnUntraced(function* (arena: Arena, start: Start, contenders: ReadonlyMap<string, Contender>) {
+const judge = Effect.fnUntraced(function* (
+  arena: Arena,
+  { kinds }: Setting,
+  start: Start,
+  contenders: ReadonlyMap<string, Contender>
+) {
   const isOwn = (entry: Entry) => entry.event === "handled" && entry.from === undefined
   const isDecided = ([message, { entries }]: readonly [string, Contender]) =>
     entries.some((entry) => entry.message === message && (entry.event === "outcome" || isOwn(entry)))
@@ -26,43 +79,35 @@ const judge = Effect.fnUntraced(function* (arena: Arena, start: Start, contender
   )
   yield* arena.consistent()
   const round = (yield* arena.history).filter((entry) => contenders.has(entry.message as string))
-  const handled = round.filter((entry) => entry.event === "handled")
-  const [own, ...others] = handled.filter(isOwn)
+  const [own, ...others] = round.filter(isOwn)
   assert.deepStrictEqual(others, [], "one primary")
-  assert.deepStrictEqual(
-    handled.map((entry) => `${entry.message} by ${entry.who}`).sort(),
-    [...contenders.keys()].map((message) => `${message} by ${own!.who}`).sort()
-  )
-  assert.deepStrictEqual(
-    round.flatMap((entry) => (entry.event === "outcome" ? [`${entry.outcome} by ${entry.by}`] : [])),
-    new Array(size - 1).fill(`Delivered by ${own!.who}`)
-  )
+  assertHandled(round, [...contenders.keys()], own!.who)
   const primary = contenders.get(own!.message as string)!
   const took = primary.entries.filter((entry) => entry.event === "begin").at(-1)!.took
   assert.strictEqual(took, start === "empty" ? "free" : "dead")
   // Nothing is left of what the losers opened, nor of the dead.
-  assert.deepStrictEqual(yield* arena.kinds, kindsOfPrimary)
+  assert.deepStrictEqual(yield* arena.kinds, kinds)
   return primary
 })
 
-const leaveRemains = Effect.fnUntraced(function* (arena: Arena) {
-  const first = yield* arena.start("launch")
+const leaveRemains = Effect.fnUntraced(function* (arena: Arena, { options }: Setting) {
+  const first = yield* arena.start("launch", options)
   yield* first.waitFor("begin")
   yield* first.kill
 })
 
-const fresh = (start: Start) =>
+const fresh = (setting: Setting, start: Start) =>
   Effect.gen(function* () {
     const arena = yield* makeArena
-    if (start === "remains") yield* leaveRemains(arena)
+    if (start === "remains") yield* leaveRemains(arena, setting)
     for (let round = 0; round < rounds.fresh; round++) {
       yield* Effect.gen(function* () {
         const contenders = new Map<string, Contender>()
         for (let index = 0; index < size; index++) {
           const message = `${round}.${index}`
-          contenders.set(message, yield* arena.start("launch", { message, config }))
+          contenders.set(message, yield* arena.start("launch", { ...setting.options, message }))
         }
-        const primary = yield* judge(arena, start, contenders)
+        const primary = yield* judge(arena, setting, start, contenders)
         if (start === "empty") {
           yield* primary.signal("SIGTERM")
           yield* primary.ended
@@ -78,17 +123,17 @@ const fresh = (start: Start) =>
     }
   })
 
-const waiting = (start: Start) =>
+const waiting = (setting: Setting, start: Start) =>
   Effect.gen(function* () {
     const arena = yield* makeArena
-    if (start === "remains") yield* leaveRemains(arena)
+    if (start === "remains") yield* leaveRemains(arena, setting)
     const ready: Array<Contender> = []
     for (let round = 0; round < rounds.waiting; round++) {
-      while (ready.length < size) ready.push(yield* arena.start("rounds", { config }))
+      while (ready.length < size) ready.push(yield* arena.start("rounds", setting.options))
       yield* Effect.forEach(ready, (contender) => contender.waitFor("ready"))
       const contenders = new Map(ready.map((contender, index) => [`${round}.${index}`, contender]))
       for (const [message, contender] of contenders) yield* contender.say(JSON.stringify({ message }))
-      const primary = yield* judge(arena, start, contenders)
+      const primary = yield* judge(arena, setting, start, contenders)
       if (start === "empty") {
         yield* primary.say("stop")
         yield* until("its release", () => primary.entries.at(-1)!.event === "round")
@@ -100,22 +145,91 @@ const waiting = (start: Start) =>
     }
   })
 
-describe(`${size} launches at once`, () => {
-  const limit = 600_000
+/** A launch each, or one after the other by processes that are there already; no more than `size` at any time. */
+const served = (setting: Setting, by: "processes" | "waiting processes") =>
+  Effect.gen(function* () {
+    const arena = yield* makeArena
+    const primary = yield* arena.start("launch", { ...setting.options, message: "own" })
+    yield* primary.waitFor("begin")
+    const messages = Array.from({ length: secondaries }, (_, index) => `${index}`)
+    if (by === "processes") {
+      const launch = (message: string) =>
+        Effect.gen(function* () {
+          const secondary = yield* arena.start("launch", { ...setting.options, message })
+          yield* secondary.waitFor("outcome")
+          assert.strictEqual((yield* secondary.ended).code, 0)
+        }).pipe(Effect.scoped)
+      yield* Effect.forEach(messages, launch, { concurrency: size })
+    } else {
+      const ready = yield* Effect.replicateEffect(arena.start("rounds", setting.options), size)
+      yield* Effect.forEach(ready, (secondary) => secondary.waitFor("ready"))
+      const launches = (secondary: Contender, index: number) =>
+        Effect.forEach(
+          messages.filter((message) => Number(message) % size === index),
+          (message) =>
+            Effect.zipRight(secondary.say(JSON.stringify({ message })), secondary.waitFor("outcome", { message }))
+        )
+      yield* Effect.forEach(ready, launches, { concurrency: "unbounded" })
+    }
+    yield* arena.consistent()
+    const history = yield* arena.history
+    assertHandled(history, ["own", ...messages], primary.who)
+    assert.lengthOf(
+      history.filter(({ event }) => event === "begin"),
+      1
+    )
+    assert.deepStrictEqual(yield* arena.kinds, setting.kinds)
+  })
+
+const limit = 600_000
+for (const setting of [chain, ...alone]) {
+  const { over } = setting
+  describe(`${size} launches at once over ${over}`, () => {
+    const ofAll = [
+      ["empty", "an empty directory"],
+      ["remains", "the remains of the killed"]
+    ] as const
+    for (const [start, where] of ofAll) {
+      itNeeds(needs.posix)(
+        `that wait for the word, over ${where}, ${rounds.waiting} times`,
+        () => waiting(setting, start),
+        limit
+      )
+      // The start of a process costs the same over each.
+      if (setting !== chain && !stress) continue
+      itNeeds(needs.posix)(`that start, over ${where}, ${rounds.fresh} times`, () => fresh(setting, start), limit)
+    }
+  })
+}
+
+for (const setting of alone) {
+  const by = stress ? "processes" : "waiting processes"
   itNeeds(needs.posix)(
-    `that wait for the word, over an empty directory, ${rounds.waiting} times`,
-    () => waiting("empty"),
+    `one primary serves ${secondaries} launches, ${size} at a time, over ${setting.over}`,
+    () => served(setting, by),
     limit
   )
-  itNeeds(needs.posix)(
-    `that wait for the word, over the remains of the killed, ${rounds.waiting} times`,
-    () => waiting("remains"),
-    limit
+}
+
+describe("the canary", () => {
+  // None of this depends on the protocol.
+  const broken = (options: StartOptions, kinds = kindsOver("tcp")): Setting => ({
+    over: "tcp",
+    options: { config: { timeout: "4 seconds" }, protocol: "tcp", ...options },
+    kinds
+  })
+
+  itNeeds(needs.posix)("a lock as it is commonly written has two primaries", () =>
+    Effect.map(failing(waiting(broken({ lock: "pid" }, ["naive"]), "empty")), (why) =>
+      assert.match(why, /two primaries at once|one primary/)
+    )
   )
-  itNeeds(needs.posix)(`that start, over an empty directory, ${rounds.fresh} times`, () => fresh("empty"), limit)
-  itNeeds(needs.posix)(
-    `that start, over the remains of the killed, ${rounds.fresh} times`,
-    () => fresh("remains"),
-    limit
+  itNeeds(needs.posix)("a transport that loses a request has it not delivered", () =>
+    Effect.map(failing(waiting(broken({ transport: "lost" }), "empty")), (why) => assert.match(why, /NotDelivered/))
+  )
+  itNeeds(needs.posix)("a transport that passes a request on twice has it handled twice", () =>
+    Effect.map(failing(served(broken({ transport: "twice" }), "waiting processes")), (why) =>
+      assert.match(why, /was handled twice/)
+    )
   )
 })

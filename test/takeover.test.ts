@@ -3,7 +3,7 @@
  */
 import { assert, describe } from "@effect/vitest"
 import { Effect } from "effect"
-import { type Contender, itNeeds, makeArena, needs, until } from "./contenders.js"
+import { type Contender, crossing, failing, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
 
 const stress = process.env.STRESS === "1"
 const senders = 20
@@ -18,59 +18,83 @@ const report = (what: string, nanos: ReadonlyArray<number>) => {
   console.log(`${what}: median ${millis[millis.length >> 1]} ms of ${millis.join(", ")}`)
 }
 
+/** The primary is killed again and again, while all others send; answers how long each time took, and what they were told. */
+const whileSending = (options: StartOptions, kills: number) =>
+  Effect.gen(function* () {
+    const arena = yield* makeArena
+    const times: Array<number> = []
+    let primary = yield* arena.start("launch", options)
+    yield* primary.waitFor("begin")
+    const others: Array<Contender> = []
+    const join = Effect.map(arena.start("send", { work: 5, ...options }), (sender) => others.push(sender))
+    while (others.length < senders) yield* join
+    others.push(yield* arena.start("standby", options))
+    yield* Effect.forEach(others, (other) => other.waitFor("ready"))
+    for (let kill = 0; kill < kills; kill++) {
+      const before = delivered(others)
+      yield* until("messages that are delivered", () => delivered(others) >= before + senders)
+      yield* primary.kill
+      primary = yield* until("the next primary", () => others.find(isLeading))
+      others.splice(others.indexOf(primary), 1)
+      yield* primary.who.startsWith("standby")
+        ? arena.start("standby", options).pipe(Effect.map((next) => others.push(next)))
+        : join
+      const killed = (yield* arena.history).filter((entry) => entry.event === "kill").at(-1)!
+      times.push((yield* primary.waitFor("begin")).at - killed.at)
+    }
+    // All of them, also one whose message was lost: that takes until its sender is told.
+    const last = primary.who
+    const isServed = ({ entries, who }: Contender) =>
+      who.startsWith("standby") || entries.some(({ by, outcome }) => outcome === "Delivered" && by === last)
+    yield* until("a message of each that the last primary handles", () => others.every(isServed))
+    const history = yield* arena.history
+    const outcomes = new Map<unknown, number>()
+    for (const { event, outcome, reason } of history) {
+      if (event !== "outcome") continue
+      const told = `${outcome}${reason === undefined ? "" : ` ${reason}`}`
+      outcomes.set(told, (outcomes.get(told) ?? 0) + 1)
+    }
+    yield* arena.consistent()
+    assert.strictEqual(history.filter((entry) => entry.event === "begin").length, kills + 1)
+    assert.deepStrictEqual(
+      history.filter((entry) => entry.event === "crashed"),
+      []
+    )
+    // Only what was underway when its primary was killed is not known.
+    for (const { outcome, reason, text } of history.filter((entry) => entry.event === "outcome")) {
+      if (outcome !== "Delivered") assert.strictEqual(`${outcome} ${reason}`, "Unknown Disconnected", `${text}`)
+    }
+    return { times, outcomes }
+  })
+
 describe("takeover after SIGKILL", () => {
-  // Over the platform's chain, and over each other protocol between processes alone.
+  // Over the platform's chain, and over each protocol between processes alone.
   for (const [over, kills, options] of [
     ["the chain", stress ? 40 : 6, { config }],
-    ["files", stress ? 20 : 3, { config, protocol: "file" }],
-    ["TCP", stress ? 20 : 3, { config, protocol: "tcp" }]
+    ...crossing.map((protocol) => [protocol, stress ? 20 : 3, { config, protocol }] as const)
   ] as const) {
     itNeeds(needs.posix)(
       `while ${senders} send over ${over}: no message is handled twice, lost in silence or denied in error`,
       () =>
-        Effect.gen(function* () {
-          const arena = yield* makeArena
-          const times: Array<number> = []
-          let primary = yield* arena.start("launch", options)
-          yield* primary.waitFor("begin")
-          const others: Array<Contender> = []
-          const join = Effect.map(arena.start("send", { work: 5, ...options }), (sender) => others.push(sender))
-          while (others.length < senders) yield* join
-          others.push(yield* arena.start("standby", options))
-          yield* Effect.forEach(others, (other) => other.waitFor("ready"))
-          for (let kill = 0; kill < kills; kill++) {
-            const before = delivered(others)
-            yield* until("messages that are delivered", () => delivered(others) >= before + senders)
-            yield* primary.kill
-            primary = yield* until("the next primary", () => others.find(isLeading))
-            others.splice(others.indexOf(primary), 1)
-            yield* primary.who.startsWith("standby")
-              ? arena.start("standby", options).pipe(Effect.map((next) => others.push(next)))
-              : join
-            const killed = (yield* arena.history).filter((entry) => entry.event === "kill").at(-1)!
-            times.push((yield* primary.waitFor("begin")).at - killed.at)
-          }
-          const before = delivered(others)
-          yield* until("messages that the last primary handles", () => delivered(others) >= before + senders)
+        Effect.map(whileSending(options, kills), ({ outcomes, times }) => {
           report(`from SIGKILL to the next primary, while ${senders} send over ${over}`, times)
-          const history = yield* arena.history
-          const outcomes = new Map<unknown, number>()
-          for (const { event, outcome, reason } of history) {
-            if (event !== "outcome") continue
-            const told = `${outcome}${reason === undefined ? "" : ` ${reason}`}`
-            outcomes.set(told, (outcomes.get(told) ?? 0) + 1)
-          }
           console.log(`outcomes: ${JSON.stringify(Object.fromEntries(outcomes))}`)
-          yield* arena.consistent()
-          assert.strictEqual(history.filter((entry) => entry.event === "begin").length, kills + 1)
-          assert.deepStrictEqual(
-            history.filter((entry) => entry.event === "crashed"),
-            []
-          )
-          // Only what was underway when its primary was killed is not known.
-          for (const { outcome, reason, text } of history.filter((entry) => entry.event === "outcome")) {
-            if (outcome !== "Delivered") assert.strictEqual(`${outcome} ${reason}`, "Unknown Disconnected", `${text}`)
-          }
+        }),
+      300_000
+    )
+  }
+
+  // None of this depends on the protocol.
+  for (const [transport, what, because] of [
+    ["twice", "passes a request on twice is", /was handled twice/],
+    ["lost", "loses a request is", /NotDelivered/]
+  ] as const) {
+    itNeeds(needs.posix)(
+      `where a transport ${what} caught`,
+      () =>
+        Effect.gen(function* () {
+          const options = { config: { timeout: "4 seconds" }, protocol: "tcp", transport } as const
+          assert.match(yield* failing(whileSending(options, 1)), because)
         }),
       300_000
     )
