@@ -9,6 +9,7 @@ import { type Connection, type Listener, Protocol } from "effect-single-instance
 import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as InMemory from "effect-single-instance/protocol/InMemory"
 import * as NamedPipe from "effect-single-instance/protocol/NamedPipe"
+import * as SharedMemory from "effect-single-instance/protocol/SharedMemory"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
@@ -23,6 +24,7 @@ const transports: ReadonlyArray<readonly [name: string, layer: Layer.Layer<Proto
   ["memory", memory],
   process.platform === "win32" ? ["pipe", NamedPipe.layer] : ["unix", UnixSocket.layer],
   ["file", FileMailbox.layer],
+  ["shm", SharedMemory.layer],
   ["tcp", Tcp.layer]
 ]
 
