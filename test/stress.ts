@@ -1,0 +1,59 @@
+/**
+ * The longer run, `npm run test:stress -- --seconds 600 --seed 1`: how much of it falls to a test, and what it reports. In
+ * `npm test` the same tests run, shorter.
+ */
+import { appendFileSync } from "node:fs"
+import { Effect, Exit } from "effect"
+import { makeRandom } from "./random.js"
+
+const seconds = process.env.STRESS_SECONDS === undefined ? undefined : Number(process.env.STRESS_SECONDS)
+
+/** Whether this is the longer run. */
+export const isStress: boolean = seconds !== undefined
+
+/** What all that is random follows from. The run prints it; given again, the same faults are injected. */
+export const seed: number = Number(process.env.STRESS_SEED ?? Math.floor(Math.random() * 2 ** 31))
+
+/** A source of numbers of a test's own: the same for the same seed and name, whatever other tests draw. */
+export const randomOf = (name: string): (() => number) => {
+  let mixed = seed
+  for (const character of name) mixed = (Math.imul(mixed, 31) + character.charCodeAt(0)) | 0
+  return makeRandom(mixed)
+}
+
+/** A size: `short` in `npm test`, `long` in a stress run of ten minutes, and in proportion in a run of another length. */
+export const scaled = (short: number, long: number): number =>
+  seconds === undefined ? short : Math.max(short, Math.round((long * seconds) / 600))
+
+/** What is reported of a test; the rest of its row is found out. */
+export interface Report {
+  /** The number of the scenario in SCENARIOS.md, or of the issue's list. */
+  readonly area: string
+  readonly test: string
+  readonly faults: string
+}
+
+/**
+ * Runs a test and writes a row for it, with the size that it answers, such as `50 processes × 40 rounds`. What it fails
+ * with is a violation.
+ */
+export const reported = <E, R>(report: Report, test: Effect.Effect<string, E, R>): Effect.Effect<void, E, R> =>
+  Effect.suspend(() => {
+    const started = performance.now()
+    return test.pipe(
+      Effect.onExit((exit) =>
+        Effect.sync(() => {
+          if (process.env.STRESS_REPORT === undefined || (Exit.isFailure(exit) && Exit.isInterrupted(exit))) return
+          const row = {
+            ...report,
+            seed,
+            size: Exit.isSuccess(exit) ? exit.value : "",
+            violations: Exit.isSuccess(exit) ? [] : [String(exit.cause).split("\n")[0]!.slice(0, 300)],
+            seconds: Math.round((performance.now() - started) / 1_000)
+          }
+          appendFileSync(process.env.STRESS_REPORT, `${JSON.stringify(row)}\n`)
+        })
+      ),
+      Effect.asVoid
+    )
+  })
