@@ -5,7 +5,7 @@ import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Fiber, Layer, Ref, Scope } from "effect"
 import { InstanceId } from "effect-single-instance/InstanceId"
-import { type ListenOptions, Protocol } from "effect-single-instance/Protocol"
+import { type Connection, type ListenOptions, Protocol } from "effect-single-instance/Protocol"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { encode } from "../src/internal/framing.js"
 import { shortPath } from "../src/internal/socketPath.js"
@@ -407,6 +407,42 @@ describe.skipIf(process.platform === "win32")("UnixSocket", () => {
           assert.strictEqual((yield* Effect.flip(connection.receive)).reason, "Disconnected")
         })
       )
+    })
+  )
+
+  it.scopedLive("has strangers make room for newcomers, the oldest first, and nobody who has proven who it is", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporary
+      const { connect, listen } = yield* setup(directory)
+      const listener = yield* listen({ maxConnections: 5 })
+      // Whoever says something is trusted.
+      yield* Effect.gen(function* () {
+        const own = yield* child
+        const connection = yield* Scope.extend(listener.accept, own)
+        yield* Effect.flatMap(connection.receive, (frames) =>
+          Effect.zipRight(connection.trust, Effect.forEach(frames, connection.send, { discard: true }))
+        ).pipe(Effect.zipRight(echo(connection)), Effect.ignore, Effect.interruptible, Effect.forkScoped)
+      }).pipe(Effect.forever, Effect.interruptible, Effect.forkScoped)
+      const trip = (connection: Connection, text: string) =>
+        Effect.gen(function* () {
+          yield* connection.send(Buffer.from(text))
+          assert.strictEqual(Buffer.from((yield* receive(connection, 1))[0]!).toString(), text)
+        })
+      const known = [yield* connect(listener.address), yield* connect(listener.address)]
+      for (const connection of known) yield* trip(connection, "first")
+      const ended: Array<number> = []
+      for (let index = 0; index < 200; index++) {
+        const { ended: end } = yield* raw(file(directory, listener.address))
+        void end.then(() => ended.push(index))
+        if (index % 10 === 0)
+          yield* Effect.scoped(Effect.flatMap(connect(listener.address), (other) => trip(other, "hi")))
+      }
+      yield* until("the end of all but the last", () => ended.length >= 197)
+      assert.deepStrictEqual(
+        ended,
+        ended.map((_, index) => index)
+      )
+      for (const connection of known) yield* trip(connection, "still here")
     })
   )
 

@@ -10,8 +10,9 @@ let packr: Packr | undefined
 export const load: Effect.Effect<boolean> = Effect.promise(async () => {
   try {
     const { Packr } = await import("msgpackr")
-    // As maps with their keys: no state between frames, and readable by any other implementation.
-    packr ??= new Packr({ useRecords: false, mapsAsObjects: true, variableMapSize: true })
+    // As maps with their keys: no state between frames, and readable by any other implementation. Integers of 64 bits are
+    // read as JSON reads them.
+    packr ??= new Packr({ useRecords: false, mapsAsObjects: true, variableMapSize: true, int64AsType: "number" })
     return true
   } catch {
     return false
@@ -49,6 +50,9 @@ const isWhole = (frame: Uint8Array): boolean => {
     else {
       const width = widths[head - 0xc0]!
       if (width < 0) return false
+      // Neither Infinity nor NaN.
+      if (head === 0xca && !Number.isFinite(view.getFloat32(at))) return false
+      if (head === 0xcb && !Number.isFinite(view.getFloat64(at))) return false
       if (head >= 0xd9) {
         const length = width === 1 ? view.getUint8(at) : width === 2 ? view.getUint16(at) : view.getUint32(at)
         if (head < 0xdc) at += length

@@ -58,7 +58,10 @@ export interface Options {
  * @category models
  */
 export interface ServerOptions extends Options {
-  /** How many connections may be open at once, those that wait to be accepted included; the surplus is closed. */
+  /**
+   * How many connections may be open at once, those that wait to be accepted included. Above it the oldest one whose peer
+   * has not proven who it is makes room, where there is one, so that strangers keep nobody out; else the newcomer is closed.
+   */
   readonly maxConnections: number
 }
 
@@ -99,7 +102,8 @@ export const listenError = (options: Options, cause: unknown): ProtocolError => 
  */
 export const make = (
   socket: Channel,
-  options: Options
+  options: Options,
+  onTrust: () => void = ignore
 ): { readonly connection: Connection; readonly close: Effect.Effect<void> } => {
   const decoder = new framing.Decoder(options.maxFrameBytes)
   let inbox: Array<Uint8Array> = []
@@ -165,6 +169,7 @@ export const make = (
   const isPresuming = () => !trusted && decoder.announced > maxStrangerBytes
   const trust = Effect.sync(() => {
     trusted = true
+    onTrust()
     if (inbox.length === 0) unpause()
   })
   const refuse = (announced: number, limit: number) => {
@@ -339,7 +344,12 @@ export const listen = (
 ): Effect.Effect<Listener, ProtocolError, Scope.Scope> =>
   Effect.uninterruptible(
     Effect.gen(function* () {
-      const queue: Array<Channel> = []
+      const open = new Set<Channel>()
+      const strangers = new Set<Channel>()
+      const queue = new Set<Channel>()
+      const forget = (channel: Channel) => {
+        for (const set of [open, strangers, queue]) set.delete(channel)
+      }
       const waiting = new Set<Resume<void, never>>()
       let closed = false
       const wake = () => {
@@ -350,11 +360,16 @@ export const listen = (
 
       // What is paused until it is accepted is read by nobody else, and buffers nothing in this process.
       const server = net.createServer({ pauseOnConnect: true, noDelay: true })
-      server.maxConnections = options.maxConnections
       server.on("connection", (socket) => {
         const channel = options.over?.(socket, "server") ?? socket
         channel.on("error", ignore)
-        queue.push(channel)
+        channel.once("close", () => forget(channel))
+        for (const set of [open, strangers, queue]) set.add(channel)
+        if (open.size > options.maxConnections) {
+          const [oldest = channel] = strangers
+          forget(oldest)
+          oldest.destroy()
+        }
         wake()
       })
       yield* Effect.addFinalizer(() =>
@@ -362,7 +377,7 @@ export const listen = (
           closed = true
           // Its callback would wait for the connections, which are closed by the scopes that accepted them.
           server.close()
-          for (const channel of queue.splice(0)) channel.destroy()
+          for (const channel of queue) channel.destroy()
           wake()
         })
       )
@@ -375,18 +390,19 @@ export const listen = (
       })
 
       const arrival: Effect.Effect<void> = Effect.async((resume) => {
-        if (queue.length > 0 || closed) return resume(Effect.void)
+        if (queue.size > 0 || closed) return resume(Effect.void)
         waiting.add(resume)
         return Effect.sync(() => waiting.delete(resume))
       })
       const accept: Listener["accept"] = Effect.uninterruptibleMask((restore) => {
         const take: Listener["accept"] = Effect.suspend(() => {
           if (closed) return Effect.fail(error(options, "Disconnected", "NotDelivered", "the listener is closed"))
-          const channel = queue.shift()
+          const [channel] = queue
           if (channel === undefined) return Effect.zipRight(restore(arrival), take)
+          queue.delete(channel)
           // It may have come to nothing before it could be used.
           if (channel.destroyed) return take
-          const { close, connection } = make(channel, options)
+          const { close, connection } = make(channel, options, () => strangers.delete(channel))
           channel.resume()
           return Effect.as(
             Effect.addFinalizer(() => close),
