@@ -153,13 +153,18 @@ export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles |
  *
  * - `twice`: it arrives once more, under another id, as a primary would know the same one again.
  * - `lost`: it does not arrive, and nobody says so.
+ *
+ * And what is accepted:
+ *
+ * - `patient`: nobody else until the one before has said something.
  */
-export type Unreliable = "twice" | "lost"
+export type Unreliable = "twice" | "lost" | "patient"
 
 /** A transport that is not to be relied on. */
 export const unreliable = (kind: Unreliable, protocol: Protocol["Type"]): Protocol["Type"] => {
   let requests = 0
   const garble = (frame: Uint8Array): ReadonlyArray<Uint8Array> => {
+    if (kind === "patient") return [frame]
     const message = Either.getOrThrow(Message.decode(frame))
     if (message._tag !== "Request" || requests++ % 3 !== 0) return [frame]
     return kind === "lost" ? [] : [frame, Message.encode({ ...message, id: `${message.id} again` })]
@@ -169,13 +174,24 @@ export const unreliable = (kind: Unreliable, protocol: Protocol["Type"]): Protoc
     listen: (options) =>
       Effect.map(protocol.listen(options), (listener) => ({
         ...listener,
-        accept: Effect.map(listener.accept, (connection) => ({
-          ...connection,
-          receive: Effect.repeat(
+        accept: Effect.flatMap(listener.accept, (connection) => {
+          const receive = Effect.repeat(
             Effect.map(connection.receive, (frames) => frames.flatMap(garble)),
             { until: (frames) => frames.length > 0 }
           )
-        }))
+          if (kind !== "patient") return Effect.succeed({ ...connection, receive })
+          return Effect.map(Effect.exit(receive), (first) => {
+            let next: typeof receive = Effect.suspend(() => first)
+            return {
+              ...connection,
+              receive: Effect.suspend(() => {
+                const now = next
+                next = receive
+                return now
+              })
+            }
+          })
+        })
       }))
   }
 }

@@ -23,7 +23,7 @@ export const randomOf = (name: string): (() => number) => {
 
 /** A size: `short` in `npm test`, `long` in a stress run of ten minutes, and in proportion in a run of another length. */
 export const scaled = (short: number, long: number): number =>
-  seconds === undefined ? short : Math.max(short, Math.round((long * seconds) / 600))
+  seconds === undefined ? short : Math.max(short, Math.ceil((long * seconds) / 600))
 
 /** What is reported of a test; the rest of its row is found out. */
 export interface Report {
