@@ -250,6 +250,68 @@ describe("MessagePack", () => {
       }
     })
   )
+
+  it.scoped("reads every whole document, and nothing that is more or less than one", () =>
+    Effect.gen(function* () {
+      const { decode, encode, load } = yield* Effect.promise(() => import("../src/internal/msgPack.js"))
+      assert.isTrue(yield* load)
+      const sizes = [0, 1, 15, 16, 31, 32, 255, 256, 65_535, 65_536]
+      const numbers = [
+        0,
+        127,
+        128,
+        255,
+        256,
+        65_535,
+        65_536,
+        2 ** 32,
+        -1,
+        -32,
+        -33,
+        -128,
+        -129,
+        -32_769,
+        -(2 ** 31),
+        0.5
+      ]
+      const documents = [
+        numbers,
+        ...sizes.flatMap((size) => [
+          "x".repeat(size),
+          Array.from({ length: size }, () => true),
+          Object.fromEntries(Array.from({ length: size }, (_, n) => [`${n}`, null]))
+        ])
+      ]
+      for (const value of documents) {
+        const bytes = encode({ value })!
+        assert.deepStrictEqual(decode(bytes), { value })
+        assert.throws(() => decode(bytes.subarray(0, -1)))
+        assert.throws(() => decode(Buffer.concat([bytes, Buffer.of(0)])))
+      }
+    })
+  )
+
+  it.scoped("makes no room for what is only announced", () =>
+    Effect.gen(function* () {
+      const { decode, load } = yield* Effect.promise(() => import("../src/internal/msgPack.js"))
+      assert.isTrue(yield* load)
+      const { Packr } = yield* Effect.promise(() => import("msgpackr"))
+      // Eight arrays of 3,000,000 items each, of which there is none.
+      const claims = Buffer.concat(Array.from({ length: 8 }, () => Buffer.of(0xdd, 0x00, 0x2d, 0xc6, 0xc0)))
+      const grown = (read: (bytes: Uint8Array) => unknown) => {
+        const before = process.memoryUsage().heapTotal
+        assert.throws(() => read(claims))
+        return process.memoryUsage().heapTotal - before
+      }
+      assert.isBelow(grown(decode), 32 * 1024 * 1024)
+      // The canary: the decoder on its own does.
+      const packr = new Packr({ useRecords: false, mapsAsObjects: true, variableMapSize: true })
+      assert.isAbove(
+        grown((bytes) => packr.unpack(bytes)),
+        64 * 1024 * 1024
+      )
+    })
+  )
 })
 
 describe("delivery at least once", () => {

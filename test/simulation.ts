@@ -10,6 +10,7 @@ import { Context, Deferred, type Duration, Effect, Either, Exit, Fiber, Layer, S
 import { Endpoint } from "effect-single-instance/Endpoint"
 import type { Instance } from "effect-single-instance/Instance"
 import { InstanceId } from "effect-single-instance/InstanceId"
+import { InstanceLock } from "effect-single-instance/InstanceLock"
 import { InstanceRecord } from "effect-single-instance/InstanceRecord"
 import * as MemoryLock from "effect-single-instance/lock/MemoryLock"
 import * as Message from "effect-single-instance/Message"
@@ -177,6 +178,7 @@ export interface HelloOptions {
   readonly id?: string
   readonly address?: string
   readonly maxFrameBytes?: number
+  readonly encoding?: Message.Encoding
 }
 
 /** A connection to the primary of an instance, before the hello. */
@@ -191,7 +193,7 @@ export const stranger = (id: string): Effect.Effect<Peer, ProtocolError, TestMac
     return new Peer(connection)
   })
 
-/** Says hello and proves itself, with what was changed. Answers the greeting. */
+/** Says hello and proves itself, where that is asked for, with what was changed. Answers the greeting. */
 export const greet = (
   peer: Peer,
   record: InstanceRecord,
@@ -201,7 +203,17 @@ export const greet = (
   Effect.gen(function* () {
     const wire = options.wire ?? Message.wire
     const nonce = randomHex(16)
-    yield* peer.say({ _tag: "Hello", wire, id: options.id ?? id, nonce })
+    const { encoding, maxFrameBytes } = options
+    const client = { pid: 4711, version: "1.0", ...(maxFrameBytes === undefined ? undefined : { maxFrameBytes }) }
+    const isVouched = peer.connection.vouched === true
+    yield* peer.say({
+      _tag: "Hello",
+      wire,
+      id: options.id ?? id,
+      nonce,
+      ...(encoding === undefined ? undefined : { encoding }),
+      ...(isVouched ? { client, primary: record.nonce } : undefined)
+    })
     const welcome = yield* peer.hear
     assert(welcome._tag !== "Unrecognised")
     if (welcome._tag !== "Welcome") return welcome
@@ -216,14 +228,8 @@ export const greet = (
     if (options.key === undefined && options.address === undefined) {
       assert.strictEqual(welcome.mac, Message.mac(record.key, "server", transcript))
     }
-    const { maxFrameBytes } = options
-    yield* peer.say({
-      _tag: "Proof",
-      mac: Message.mac(options.key ?? record.key, "client", transcript),
-      pid: 4711,
-      version: "1.0",
-      ...(maxFrameBytes === undefined ? undefined : { maxFrameBytes })
-    })
+    if (isVouched) return welcome
+    yield* peer.say({ _tag: "Proof", mac: Message.mac(options.key ?? record.key, "client", transcript), ...client })
     return welcome
   })
 
@@ -240,12 +246,16 @@ export const secondary = (
   })
 
 /** A process that holds the lock of an instance and speaks as the test has it speak. */
-export interface Puppet {
-  readonly record: InstanceRecord
-  readonly listener: Listener
+export interface Puppet extends Speaker {
   readonly pid: number
   readonly crash: Effect.Effect<void>
   readonly freeze: Effect.Effect<void>
+}
+
+/** A listener that speaks as the test has it speak. */
+export interface Speaker {
+  readonly record: InstanceRecord
+  readonly listener: Listener
   /** The next connection, before the hello. */
   readonly accept: Effect.Effect<Peer, ProtocolError, Scope.Scope>
   /** The greeting for a hello, with what is changed. */
@@ -285,51 +295,57 @@ export const puppet = (
       endpoints: endpoints?.(own) ?? [own]
     })
     store.set(id, record)
-    const accept = Effect.map(listener.accept, (connection) => new Peer(connection))
-    const welcome: Puppet["welcome"] = (hello, changes) => {
-      const serverNonce = randomHex(16)
-      const transcript: Message.Transcript = {
-        recordNonce: record.nonce,
-        clientNonce: hello.nonce,
-        serverNonce,
-        clientWire: hello.wire,
-        serverWire: changes?.range ?? Message.wire,
-        address: listener.address
-      }
-      return {
-        _tag: "Welcome",
-        wire: 1,
-        range: Message.wire,
-        nonce: serverNonce,
-        mac: Message.mac(record.key, "server", transcript),
-        pid: record.process.pid,
-        version: null,
-        epoch: 1,
-        maxInFlight: 256,
-        maxFrameBytes: 16 * 1024 * 1024,
-        ...changes
-      }
-    }
     const crash = Effect.all([simulated.crash, host.kill, Effect.sync(store.wake)], { discard: true })
     yield* Effect.addFinalizer(() => crash)
     return {
-      record,
-      listener,
+      ...speaker(record, listener),
       pid: simulated.identity.pid,
       crash,
-      freeze: Effect.zipRight(simulated.freeze, host.freeze),
-      accept,
-      welcome,
-      serve: (changes) =>
-        Effect.gen(function* () {
-          const peer = yield* accept
-          yield* peer.say(welcome(yield* peer.expect("Hello"), changes))
-          yield* peer.expect("Proof")
-          yield* peer.connection.trust
-          return peer
-        })
+      freeze: Effect.zipRight(simulated.freeze, host.freeze)
     }
   })
+
+const speaker = (record: InstanceRecord, listener: Listener): Speaker => {
+  const accept = Effect.map(listener.accept, (connection) => new Peer(connection))
+  const welcome: Speaker["welcome"] = (hello, changes) => {
+    const serverNonce = randomHex(16)
+    const transcript: Message.Transcript = {
+      recordNonce: record.nonce,
+      clientNonce: hello.nonce,
+      serverNonce,
+      clientWire: hello.wire,
+      serverWire: changes?.range ?? Message.wire,
+      address: listener.address
+    }
+    return {
+      _tag: "Welcome",
+      wire: 1,
+      range: Message.wire,
+      nonce: serverNonce,
+      mac: Message.mac(record.key, "server", transcript),
+      pid: record.process.pid,
+      version: null,
+      epoch: record.epoch,
+      maxInFlight: 256,
+      maxFrameBytes: 16 * 1024 * 1024,
+      ...changes
+    }
+  }
+  return {
+    record,
+    listener,
+    accept,
+    welcome,
+    serve: (changes) =>
+      Effect.gen(function* () {
+        const peer = yield* accept
+        yield* peer.say(welcome(yield* peer.expect("Hello"), changes))
+        if (peer.connection.vouched !== true) yield* peer.expect("Proof")
+        yield* peer.connection.trust
+        return peer
+      })
+  }
+}
 
 /** A directory of the test's own. */
 export const temporary: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
@@ -343,12 +359,65 @@ export interface World {
     tag: TagClass<Self, Id, Request, Reply, Failure, Broadcast>,
     options?: MemberOptions
   ) => Effect.Effect<Member<Self, Request, Reply, Failure, Broadcast>, never, Scope.Scope>
+  /** A process without an instance of its own, to speak frame by frame. */
+  readonly outsider: Effect.Effect<Outsider, never, Scope.Scope>
 }
+
+export interface Outsider {
+  readonly lock: InstanceLock["Type"]
+  readonly protocol: Protocol["Type"]
+}
+
+const outsiderLimits = { maxFrameBytes: 64 * 1024 * 1024, maxConnections: 1_000 }
+
+/** A connection of an outsider to the primary of an instance, before the hello. */
+export const knock = (
+  { lock, protocol }: Outsider,
+  tag: string
+): Effect.Effect<{ readonly peer: Peer; readonly record: InstanceRecord }, unknown, Scope.Scope> =>
+  Effect.gen(function* () {
+    const id = InstanceId.make(tag)
+    const seen = yield* lock.inspect(id)
+    assert(seen._tag === "Recorded", seen._tag)
+    const { directory, record } = seen
+    const connection = yield* protocol.connect(record.endpoints[0]!.address, { id, directory, ...outsiderLimits })
+    yield* connection.trust
+    return { peer: new Peer(connection), record }
+  })
+
+/** An outsider that holds the lock of an instance, and listens. */
+export const pretender = ({ lock, protocol }: Outsider, tag: string): Effect.Effect<Speaker, unknown, Scope.Scope> =>
+  Effect.gen(function* () {
+    const id = InstanceId.make(tag)
+    const opened = yield* Deferred.make<Listener>()
+    const verdict = yield* lock.contend({
+      id,
+      version: null,
+      listen: ({ directory, nonce }) =>
+        Effect.map(
+          Effect.tap(protocol.listen({ id, directory, nonce, ...outsiderLimits }), (listener) =>
+            Deferred.succeed(opened, listener)
+          ),
+          ({ address }) => [new Endpoint({ protocol: protocol.name, address, wire: Message.wire })]
+        )
+    })
+    assert(verdict._tag === "Leading", verdict._tag)
+    return speaker(verdict.record, yield* Deferred.await(opened))
+  })
 
 /** Simulated processes in memory; on the clock of the test. */
 export const memoryWorld: Effect.Effect<World, never, Scope.Scope> = Effect.map(
   Layer.build(layerMachine()),
-  (machine): World => ({ member: (tag, options) => Effect.provide(member(tag, options), machine) })
+  (machine): World => ({
+    member: (tag, options) => Effect.provide(member(tag, options), machine),
+    outsider: Effect.gen(function* () {
+      const { network, store, table } = Context.get(machine, TestMachine)
+      const { verifier } = yield* table.spawn()
+      const { protocol } = yield* network.host
+      const own = Layer.merge(Layer.succeed(MemoryLock.MemoryStore, store), Layer.succeed(PidVerifier, verifier))
+      return { protocol, lock: Context.get(yield* Layer.build(Layer.provide(MemoryLock.layer, own)), InstanceLock) }
+    })
+  })
 )
 
 /** The lock in real files and real sockets; only who is which process is simulated. On the real clock. */
@@ -360,6 +429,11 @@ export const realWorld = Effect.fnUntraced(function* (
 ): Effect.fn.Return<World, never, Scope.Scope> {
   const directory = yield* temporary
   const table = yield* TestPidVerifier.makeTable
+  const lockOf = (verifier: PidVerifier["Type"], options?: SingleInstanceConfig.ConfigOptions) =>
+    Layer.provideMerge(
+      SingleInstance.layerLock,
+      Layer.merge(Layer.succeed(PidVerifier, verifier), SingleInstanceConfig.layer({ directory, ...options }))
+    )
   return {
     member: <Self, Id extends string, Request, Reply, Failure, Broadcast>(
       tag: TagClass<Self, Id, Request, Reply, Failure, Broadcast>,
@@ -372,13 +446,7 @@ export const realWorld = Effect.fnUntraced(function* (
         const layer = tag.layerWithoutDependencies as (options: object) => Layer.Layer<Self, never, any>
         const context: Context.Context<any> = yield* Layer.build(
           layer({ protocol, fallback: fallback.length === 0 ? "none" : fallback, id: tag.key }).pipe(
-            Layer.provide(SingleInstance.layerLock),
-            Layer.provide(
-              Layer.merge(
-                Layer.succeed(PidVerifier, simulated.verifier),
-                SingleInstanceConfig.layer({ directory, ...options })
-              )
-            )
+            Layer.provide(lockOf(simulated.verifier, options))
           ) as Layer.Layer<Self>
         )
         return {
@@ -389,7 +457,12 @@ export const realWorld = Effect.fnUntraced(function* (
           freeze: Effect.dieMessage("a real socket does not freeze"),
           thaw: Effect.void
         }
-      })
+      }),
+    outsider: Effect.gen(function* () {
+      const { verifier } = yield* table.spawn()
+      const protocol = Context.get(yield* Layer.build(transport), Protocol)
+      return { protocol, lock: Context.get(yield* Layer.build(lockOf(verifier)), InstanceLock) }
+    })
   }
 })
 
@@ -444,7 +517,8 @@ export const cutting = (
       const pass = <A>(direction: ">" | "<", frame: Uint8Array, effect: Effect.Effect<A, ProtocolError>) =>
         Effect.suspend(() => {
           if (lost) return Effect.fail(gone)
-          const number = traffic.frames.push(`${direction} ${JSON.parse(Buffer.from(frame).toString())._tag}`)
+          const tag = Either.match(Message.decode(frame), { onLeft: () => "?", onRight: ({ _tag }) => _tag })
+          const number = traffic.frames.push(`${direction} ${tag}`)
           const here = cuts.find(({ at }) => at === number)
           if (here === undefined) return effect
           if (here.side === "late" && direction === ">") {
