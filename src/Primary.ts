@@ -198,7 +198,13 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     id: string,
     reason: "ShuttingDown" | "NotPrimary" | "Busy" | "Expired" | "Malformed",
     detail?: string
-  ) => tell(peer, { _tag: "Refused", reason, id, ...(detail === undefined ? undefined : { detail }) })
+  ): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      const message = { _tag: "Refused", reason, id } as const
+      const frame = Message.encode({ ...message, ...(detail === undefined ? undefined : { detail }) }, peer.encoding)
+      // The detail may quote a payload as large as a frame.
+      return frame.byteLength <= peer.maxFrameBytes ? send(peer, frame) : tell(peer, message)
+    })
 
   // In batches: a map that loses its first entry again and again is slow to find the next one.
   const remember = (id: string, end: Ended) => {

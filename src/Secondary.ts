@@ -274,6 +274,14 @@ const refusals = {
   Expired: "Expired"
 } as const
 
+// An answer to another kind of question is none.
+const isAbout = (question: Question["_tag"], answer: string): boolean =>
+  answer === "Inspected"
+    ? question === "Inspect"
+    : answer === "Listening"
+      ? question === "Listen"
+      : answer === "Refused" || answer === "Unsupported" || question === "Request" || question === "Status"
+
 // Who answers there, and what it takes.
 type Greeting = Pick<
   typeof Message.Welcome.Type,
@@ -293,7 +301,6 @@ const converse = Effect.fnUntraced(function* (
   // Another one where the transport keeps messages for whoever is primary then.
   let welcome = greeting
   let greeted = connection.vouched !== true
-  const maxFrameBytes = Math.min(config.maxFrameBytes, welcome.maxFrameBytes)
   const { withdraw } = connection
   const heardOf: Array<Broadcast> = []
   const hearing = new Set<() => void>()
@@ -353,7 +360,7 @@ const converse = Effect.fnUntraced(function* (
       return undefined
     }
     const call = "id" in message && message.id !== undefined ? calls.get(message.id) : undefined
-    if (call === undefined) return undefined
+    if (call === undefined || !isAbout(call.tag, message._tag)) return undefined
     switch (message._tag) {
       case "Exit":
         finish(call, Effect.succeed(message.exit as Reply))
@@ -583,6 +590,7 @@ const converse = Effect.fnUntraced(function* (
       } catch (cause) {
         return failed("Malformed", "the message cannot be written as JSON", undelivered, cause)
       }
+      const maxFrameBytes = Math.min(config.maxFrameBytes, welcome.maxFrameBytes)
       if (frame.byteLength > maxFrameBytes) {
         const detail = `the message has ${frame.byteLength} bytes, the limit is ${maxFrameBytes}`
         return failed("TooLarge", detail, undelivered)

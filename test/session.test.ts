@@ -11,7 +11,7 @@ import { type Connection, Protocol } from "effect-single-instance/Protocol"
 import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
 import { ProtocolError } from "effect-single-instance/SingleInstanceError"
-import { fileWorld, type MemberOptions, memoryWorld, realWorld, type World } from "./simulation.js"
+import { fileWorld, type MemberOptions, memoryWorld, realWorld, spying, type World } from "./simulation.js"
 
 const News = Schema.Struct({ headline: Schema.String })
 
@@ -157,32 +157,6 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
         assert.strictEqual((yield* Effect.flip(Stream.runDrain(client.broadcasts))).outcome, "NotDelivered")
       })
     )
-
-    for (const [ours, theirs] of [
-      ["json", "json"],
-      ["msgpack", "json"],
-      ["json", "msgpack"],
-      ["msgpack", "msgpack"]
-    ] as const) {
-      it.scopedLive(`requests, replies, failures and output travel: secondary ${ours}, primary ${theirs}`, () =>
-        Effect.gen(function* () {
-          const place = yield* world
-          const odd = 'nul \0, line\nfeed, "quotes", \\ud800, emoji 🙂, |, __proto__'
-          const chunks: Array<string> = []
-          yield* leader(place, { encoding: theirs }, (primary) =>
-            primary.serve((request, launch) => Effect.as(launch.stdout(odd), `re: ${request}`))
-          )
-          const { instance } = yield* place.member(Desk, { encoding: ours })
-          const onOutput = (_: string, chunk: Uint8Array) =>
-            Effect.sync(() => void chunks.push(Buffer.from(chunk).toString()))
-          const launch = { argv: [odd, "\ud800 alone"], data: { n: [1.5, -1, 2 ** 40, null, true, { "": odd }] } }
-          for (const text of [odd, "\udc00 alone", "x".repeat(300_000)]) {
-            assert.strictEqual((yield* instance.send(text, { launch, onOutput })).reply, `re: ${text}`)
-          }
-          assert.deepStrictEqual(chunks, [odd, odd, odd])
-        })
-      )
-    }
   })
 
 everywhere("in memory", memoryWorld)
@@ -191,21 +165,6 @@ everywhere("over TCP", realWorld(Tcp.layer))
 everywhere("over files", realWorld(FileMailbox.layer))
 
 describe("MessagePack", () => {
-  // What went over the wire, in both directions.
-  const spying = (frames: Array<Uint8Array>) => (own: Protocol["Type"]) => {
-    const spy = (connection: Connection): Connection => ({
-      ...connection,
-      offer: undefined,
-      send: (frame) =>
-        Effect.zipRight(
-          Effect.sync(() => frames.push(Buffer.from(frame))),
-          connection.send(frame)
-        ),
-      receive: Effect.tap(connection.receive, (received) => Effect.sync(() => frames.push(...received)))
-    })
-    return [Layer.succeed(Protocol, { ...own, connect: (...given) => Effect.map(own.connect(...given), spy) })]
-  }
-
   const heads = (options: MemberOptions) =>
     Effect.gen(function* () {
       const place = yield* memoryWorld

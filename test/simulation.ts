@@ -466,6 +466,21 @@ export const realWorld = Effect.fnUntraced(function* (
   }
 })
 
+/** Notes each frame that goes over the connections of a client, in both directions. */
+export const spying = (frames: Array<Uint8Array>) => (own: Protocol["Type"]) => {
+  const spy = (connection: Connection): Connection => ({
+    ...connection,
+    offer: undefined,
+    send: (frame) =>
+      Effect.zipRight(
+        Effect.sync(() => frames.push(Buffer.from(frame))),
+        connection.send(frame)
+      ),
+    receive: Effect.tap(connection.receive, (received) => Effect.sync(() => frames.push(...received)))
+  })
+  return [Layer.succeed(Protocol, { ...own, connect: (...given) => Effect.map(own.connect(...given), spy) })]
+}
+
 /**
  * Where a connection is cut: before or behind the frame of this number, in whatever direction it goes. `late`: the client
  * sees it cut, and yet what it just sent arrives some time later.

@@ -19,7 +19,10 @@ export interface Contract<Request, Reply, Failure, Broadcast> {
 
 type Encoded = Schema.ExitEncoded<unknown, unknown, unknown>
 
-/** Errors are sentences for a person. A schema that throws is a defect of the effect, not of who makes it. */
+/**
+ * Errors are sentences for a person, also where a schema throws over what the other side said. One that throws while it
+ * encodes is a defect of the effect, not of who makes it.
+ */
 export interface Codec<Request, Reply, Failure, Broadcast> {
   /** `undefined` where the launch itself is the request. */
   readonly encodeRequest: ((request: Request) => Effect.Effect<unknown, string>) | undefined
@@ -43,16 +46,14 @@ export const make = <Request, Reply, Failure, Broadcast>(
   const decodeWhole = ParseResult.decodeUnknown(exit)
   const encodeRequest = contract.request && ParseResult.encode(contract.request)
   const decodeRequest = contract.request && ParseResult.decodeUnknown(contract.request)
+  const decodeBroadcast = ParseResult.decodeUnknown(broadcast)
 
   return {
     encodeRequest: encodeRequest && ((request) => Effect.mapError(encodeRequest(request), explain)),
     decodeRequest: (payload) =>
       decodeRequest === undefined
         ? Effect.fail("this contract takes the launch itself")
-        : Effect.mapError(
-            Effect.suspend(() => decodeRequest(payload)),
-            explain
-          ),
+        : decoding(() => decodeRequest(payload)),
     encodeExit: (exit) =>
       Effect.suspend(() =>
         Exit.isSuccess(exit)
@@ -68,11 +69,11 @@ export const make = <Request, Reply, Failure, Broadcast>(
         })
       ),
     decodeExit: (encoded) =>
-      (isSuccess(encoded) ? Effect.map(decodeReply(encoded.value), Exit.succeed) : decodeWhole(encoded)).pipe(
-        Effect.mapError(explain)
+      decoding(() =>
+        isSuccess(encoded) ? Effect.map(decodeReply(encoded.value), Exit.succeed) : decodeWhole(encoded)
       ),
     encodeBroadcast: (message) => Effect.mapError(ParseResult.encode(broadcast)(message), explain),
-    decodeBroadcast: (payload) => Effect.mapError(ParseResult.decodeUnknown(broadcast)(payload), explain)
+    decodeBroadcast: (payload) => decoding(() => decodeBroadcast(payload))
   }
 }
 
@@ -93,3 +94,11 @@ const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
   typeof encoded === "object" && encoded !== null && "_tag" in encoded && encoded._tag === "Success"
 
 const explain = (issue: ParseResult.ParseIssue): string => ParseResult.TreeFormatter.formatIssueSync(issue)
+
+// What the other side said is not to blame the caller for: also where a schema throws, or what it was given is nested so
+// deeply that the stack does not hold it.
+const decoding = <A>(decode: () => Effect.Effect<A, ParseResult.ParseIssue>): Effect.Effect<A, string> =>
+  Effect.suspend(decode).pipe(
+    Effect.mapError(explain),
+    Effect.catchAllDefect((defect) => Effect.fail(String(defect)))
+  )

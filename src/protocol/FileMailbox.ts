@@ -247,11 +247,15 @@ class Side {
   introduction: Uint8Array | undefined
   sequence: number
   // What was sent and is still there, as far as is known.
-  readonly outgoing: Map<string, { readonly size: number; missing: boolean }> = new Map()
+  readonly outgoing: Map<string, { readonly size: number; written: boolean; missing: boolean }> = new Map()
   readonly names: WeakMap<Uint8Array, string> = new WeakMap()
   readonly withdrawn: WeakSet<Uint8Array> = new WeakSet()
   readonly waiting: Set<() => void> = new Set()
   readonly lock: Effect.Semaphore = Effect.unsafeMakeSemaphore(1)
+  private readonly turns: Array<() => void> = []
+  private isSending = false
+  // This side ended it, and said so: what the other has not taken yet is still for it.
+  private failed = false
 
   constructor(
     readonly folder: string,
@@ -290,7 +294,7 @@ class Side {
     this.incoming = incoming
     let isMoving = isNew
     for (const [name, state] of this.outgoing) {
-      if (names.has(name)) continue
+      if (names.has(name) || !state.written) continue
       isMoving = true
       // It may have come after the folder was read: what is missing twice is gone.
       if (state.missing) this.outgoing.delete(name)
@@ -318,11 +322,15 @@ class Side {
     Effect.suspend(() => {
       const bytes = encode(kind === "f" ? (this.introduction ?? none) : none, frame)
       const name = `${this.options.prefix}.${String(this.sequence++).padStart(16, "0")}.${kind}${bytes.length}`
-      this.outgoing.set(name, { size: bytes.length, missing: false })
+      const state = { size: bytes.length, written: false, missing: false }
+      this.outgoing.set(name, state)
       this.names.set(frame, name)
       const durable = this.options.durable && kind === "f"
-      return Effect.onError(write(this.folder, name, bytes, durable), () =>
-        Effect.sync(() => this.outgoing.delete(name))
+      return Effect.onExit(write(this.folder, name, bytes, durable), (exit) =>
+        Effect.sync(() => {
+          state.written = true
+          if (Exit.isFailure(exit)) this.outgoing.delete(name)
+        })
       )
     })
 
@@ -332,22 +340,13 @@ class Side {
         return error("TooLarge", `a frame of ${frame.length} bytes is above the limit of ${this.maxFrameBytes}`)
       }
       if (this.lost !== undefined) return this.lost
-      if (this.isFull()) {
-        return Effect.zipRight(
-          this.pause(() => !this.isFull() || this.lost !== undefined),
-          this.send(frame)
-        )
-      }
-      return this.lock
-        .withPermits(1)(
-          Effect.uninterruptible(
-            Effect.suspend(() => {
-              if (this.withdrawn.has(frame)) return Effect.void
-              // It may have ended while this one waited for its turn.
-              return this.lost ?? Effect.zipRight(this.room, this.post("f", frame))
-            })
-          )
-        )
+      const posting = Effect.suspend(() => {
+        if (this.withdrawn.has(frame)) return Effect.void
+        // It may have ended while this one waited for its turn.
+        return this.lost ?? Effect.zipRight(this.room, this.post("f", frame))
+      })
+      return this.pause(() => !this.isFull() || this.lost !== undefined)
+        .pipe(Effect.zipRight(this.lock.withPermits(1)(Effect.uninterruptible(posting))), this.inTurn)
         .pipe(
           Effect.tap(() => {
             // A sender introduces itself with its first frame.
@@ -360,6 +359,32 @@ class Side {
           )
         )
     })
+
+  // Frames go out in the order in which they were given. A semaphore would not do: it wakes all who wait for it, and lets
+  // newcomers pass them.
+  private readonly inTurn = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.zipRight(restore(this.turn), Effect.ensuring(restore(effect), Effect.sync(this.pass)))
+    )
+
+  private readonly turn: Effect.Effect<void> = Effect.async((resume) => {
+    const go = () => resume(Effect.void)
+    if (this.isSending) this.turns.push(go)
+    else go()
+    this.isSending = true
+    return Effect.sync(() => {
+      const at = this.turns.indexOf(go)
+      // Who is interrupted after its turn had come passes it on.
+      if (at < 0) this.pass()
+      else this.turns.splice(at, 1)
+    })
+  })
+
+  private readonly pass = (): void => {
+    const next = this.turns.shift()
+    this.isSending = next !== undefined
+    next?.()
+  }
 
   // Others may have filled the mailbox.
   private readonly room: Effect.Effect<void, ProtocolError> = Effect.suspend(() =>
@@ -461,6 +486,7 @@ class Side {
     Effect.suspend(() => {
       this.incoming = []
       this.over = true
+      this.failed = true
       this.lose(failure)
       return Effect.ignore(this.post("e", none))
     })
@@ -480,6 +506,7 @@ class Side {
   readonly leave: Effect.Effect<void> = this.lock.withPermits(1)(
     Effect.suspend(() => {
       this.inbox = []
+      if (this.failed) return Effect.void
       const isDone = this.over || this.lost !== undefined
       const leaving = isDone
         ? // Nobody will take it.
@@ -542,7 +569,8 @@ const listen = (
     const lanes = new Map<string, Lane>()
     const queue: Array<Lane> = []
     const acceptors = new Set<() => void>()
-    // Lanes that ended here: what comes of them is not for a conversation any more. With the last scan begun before that.
+    // Lanes that ended here: what comes of them is not for a conversation any more. With the last scan begun before the end
+    // was said.
     const ended = new Map<string, number>()
     let scans = 0
     let open = true
@@ -572,10 +600,15 @@ const listen = (
       const close = Effect.suspend(() => {
         lanes.delete(key)
         if (recovered) side.lose(error("Disconnected", "this side closed the connection", "Unknown"))
-        else ended.set(lane, scans)
+        else ended.set(lane, Number.POSITIVE_INFINITY)
         // The lane itself goes on, perhaps.
         return Effect.zipRight(
-          recovered ? Effect.void : side.leave,
+          recovered
+            ? Effect.void
+            : Effect.zipLeft(
+                side.leave,
+                Effect.sync(() => ended.set(lane, scans))
+              ),
           Effect.forEach(claims, (name) => remove(folder, name), { discard: true })
         ).pipe(Effect.zipRight(Effect.suspend(() => finish())))
       })
@@ -599,6 +632,14 @@ const listen = (
       const isOurs = adopted(names)
       const there = new Map<string, Array<Incoming>>()
       const over = new Set<string>()
+      // Who has not heard of the end yet may still send. As the first reading saw it: what was sent before it was heard of
+      // is there for the second.
+      for (const name of seen) {
+        const [, lane, , , kind] = patterns.answer.exec(name) ?? []
+        if (kind !== "e" || !ended.has(lane!)) continue
+        if (lifeOf(originOf(lane!)) === "dead") yield* remove(folder, name)
+        else over.add(lane!)
+      }
       for (const name of names) {
         const [, state, to, lane, , order, kind, size] = patterns.mail.exec(name) ?? []
         if (state !== "n" || !isOurs(to!)) continue

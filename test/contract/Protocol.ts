@@ -100,7 +100,7 @@ export const child: Effect.Effect<Scope.CloseableScope, never, Scope.Scope> = Ef
 )
 
 /** Waits until a number has stopped growing. */
-const settled = (count: Ref.Ref<number>): Effect.Effect<number> =>
+export const settled = (count: Ref.Ref<number>): Effect.Effect<number> =>
   Effect.gen(function* () {
     let last = -1
     while (true) {
@@ -173,6 +173,23 @@ export const suite = (
           })
           assert.isTrue(isSame(back, frame), `${length} bytes`)
         }
+      })
+    )
+
+    it.scopedLive("carries a frame of 16 MiB, and both ways", () =>
+      Effect.gen(function* () {
+        const { primary, secondary } = yield* both
+        const maxFrameBytes = 16 * 1024 * 1024
+        const listener = yield* primary.listen({ maxFrameBytes })
+        yield* serve(listener, echo)
+        const connection = yield* secondary.connect(listener.address, { maxFrameBytes })
+        yield* connection.trust
+        const frame = bytes(maxFrameBytes, 5)
+        const [, [back]] = yield* Effect.all([connection.send(frame), receive(connection, 1)], {
+          concurrency: "unbounded"
+        })
+        assert.isTrue(isSame(back, frame))
+        assert.strictEqual((yield* Effect.flip(connection.send(bytes(maxFrameBytes + 1)))).reason, "TooLarge")
       })
     )
 
@@ -278,6 +295,24 @@ export const suite = (
         const [, frames] = yield* Effect.all([sending, receive(far, 60)], { concurrency: "unbounded" })
         const sorted = [...frames].sort((left, right) => left.length - right.length)
         sorted.forEach((frame, i) => assert.isTrue(isSame(frame, bytes(i * 3001, i)), `frame ${i}`))
+      })
+    )
+
+    it.scopedLive("sends what many fibers give it in the order in which it is given", () =>
+      Effect.gen(function* () {
+        const { connect, listener } = yield* both
+        const { far, near } = yield* pair(listener, connect)
+        let given = 0
+        const next = Effect.suspend(() => near.send(Buffer.from(`${given++}`)))
+        // Each gives its next one while others wait.
+        yield* Effect.forEach(Array.from({ length: 12 }), () => Effect.repeatN(next, 9), {
+          concurrency: "unbounded"
+        }).pipe(Effect.fork)
+        const frames = yield* receive(far, 120)
+        assert.deepStrictEqual(
+          frames.map((frame) => Number(Buffer.from(frame).toString())),
+          Array.from({ length: 120 }, (_, n) => n)
+        )
       })
     )
 
