@@ -233,6 +233,15 @@ interface Incoming {
   readonly size: number
 }
 
+// Both who answer over one lane, what a dead primary took of it and what it did not, do so in one order: its sender looks
+// only at what is behind the last one that it took.
+interface Turn {
+  readonly lock: Effect.Semaphore
+  sequence: number
+}
+
+const makeTurn = (sequence: number): Turn => ({ lock: Effect.unsafeMakeSemaphore(1), sequence })
+
 class Side {
   // What is there and was not taken, in order.
   incoming: ReadonlyArray<Incoming> = []
@@ -245,13 +254,11 @@ class Side {
   introduced = false
   trusted = false
   introduction: Uint8Array | undefined
-  sequence: number
   // What was sent and is still there, as far as is known.
-  readonly outgoing: Map<string, { readonly size: number; missing: boolean }> = new Map()
+  readonly outgoing: Map<string, { readonly size: number; written: boolean; missing: boolean }> = new Map()
   readonly names: WeakMap<Uint8Array, string> = new WeakMap()
   readonly withdrawn: WeakSet<Uint8Array> = new WeakSet()
   readonly waiting: Set<() => void> = new Set()
-  readonly lock: Effect.Semaphore = Effect.unsafeMakeSemaphore(1)
 
   constructor(
     readonly folder: string,
@@ -261,15 +268,13 @@ class Side {
       /** What names of what it sends begin with. */
       readonly prefix: string
       readonly durable: boolean
-      readonly sequence: number
+      readonly turn: Turn
       /** Takes a message: the name under which it can be read, `undefined` where it is not there any more. */
       readonly take: (incoming: Incoming) => Effect.Effect<string | undefined, unknown>
       /** What becomes of it when it was read. */
       readonly taken: (name: string) => Effect.Effect<void>
     }
-  ) {
-    this.sequence = options.sequence
-  }
+  ) {}
 
   wake(): void {
     const all = [...this.waiting]
@@ -290,7 +295,7 @@ class Side {
     this.incoming = incoming
     let isMoving = isNew
     for (const [name, state] of this.outgoing) {
-      if (names.has(name)) continue
+      if (!state.written || names.has(name)) continue
       isMoving = true
       // It may have come after the folder was read: what is missing twice is gone.
       if (state.missing) this.outgoing.delete(name)
@@ -317,13 +322,22 @@ class Side {
   readonly post = (kind: Kind, frame: Uint8Array): Effect.Effect<void, unknown> =>
     Effect.suspend(() => {
       const bytes = encode(kind === "f" ? (this.introduction ?? none) : none, frame)
-      const name = `${this.options.prefix}.${String(this.sequence++).padStart(16, "0")}.${kind}${bytes.length}`
-      this.outgoing.set(name, { size: bytes.length, missing: false })
+      const name = `${this.options.prefix}.${String(this.options.turn.sequence++).padStart(16, "0")}.${kind}${bytes.length}`
+      const state = { size: bytes.length, written: false, missing: false }
+      this.outgoing.set(name, state)
       this.names.set(frame, name)
       const durable = this.options.durable && kind === "f"
-      return Effect.onError(write(this.folder, name, bytes, durable), () =>
-        Effect.sync(() => this.outgoing.delete(name))
-      )
+      return Effect.matchCauseEffect(write(this.folder, name, bytes, durable), {
+        onFailure: (cause) =>
+          Effect.zipRight(
+            Effect.sync(() => this.outgoing.delete(name)),
+            Effect.failCause(cause)
+          ),
+        onSuccess: () =>
+          Effect.sync(() => {
+            state.written = true
+          })
+      })
     })
 
   readonly send = (frame: Uint8Array): Effect.Effect<void, ProtocolError> =>
@@ -338,7 +352,7 @@ class Side {
           this.send(frame)
         )
       }
-      return this.lock
+      return this.options.turn.lock
         .withPermits(1)(
           Effect.uninterruptible(
             Effect.suspend(() => {
@@ -380,7 +394,7 @@ class Side {
   )
 
   readonly withdraw = (frame: Uint8Array): Effect.Effect<boolean> =>
-    this.lock
+    this.options.turn.lock
       .withPermits(1)(
         Effect.suspend(() => {
           this.withdrawn.add(frame)
@@ -400,7 +414,7 @@ class Side {
     if (this.inbox.length > 0) return Effect.succeed(this.inbox.splice(0))
     if (this.incoming.length > 0) {
       return Effect.zipRight(
-        this.lock.withPermits(1)(Effect.uninterruptible(this.takeSome)),
+        this.options.turn.lock.withPermits(1)(Effect.uninterruptible(this.takeSome)),
         Effect.suspend(() => this.receive)
       )
     }
@@ -477,19 +491,21 @@ class Side {
   }
 
   /** Says that nothing more comes. */
-  readonly leave: Effect.Effect<void> = this.lock.withPermits(1)(
-    Effect.suspend(() => {
-      this.inbox = []
-      const isDone = this.over || this.lost !== undefined
-      const leaving = isDone
-        ? // Nobody will take it.
-          Effect.forEach(this.outgoing.keys(), (name) => remove(this.folder, name), { discard: true })
-        : Effect.void
-      return Effect.zipRight(
-        leaving,
-        isDone ? Effect.void : this.fail(error("Disconnected", "this side closed the connection", "Unknown"))
-      )
-    })
+  readonly leave: Effect.Effect<void> = Effect.suspend(() =>
+    this.options.turn.lock.withPermits(1)(
+      Effect.suspend(() => {
+        this.inbox = []
+        const isDone = this.over || this.lost !== undefined
+        const leaving = isDone
+          ? // Nobody will take it.
+            Effect.forEach(this.outgoing.keys(), (name) => remove(this.folder, name), { discard: true })
+          : Effect.void
+        return Effect.zipRight(
+          leaving,
+          isDone ? Effect.void : this.fail(error("Disconnected", "this side closed the connection", "Unknown"))
+        )
+      })
+    )
   )
 }
 
@@ -557,7 +573,7 @@ const listen = (
         prefix: `d.${lane}`,
         durable: false,
         // Above all that an earlier primary answered.
-        sequence: Date.now() * 1_000,
+        turn: lanes.get(recovered ? lane : `${lane} recovered`)?.side.options.turn ?? makeTurn(Date.now() * 1_000),
         take: ({ name }) => {
           if (name.startsWith("c.")) return Effect.succeed(name)
           const claim = claimOf(name)
@@ -601,6 +617,7 @@ const listen = (
       const over = new Set<string>()
       for (const name of names) {
         const [, state, to, lane, , order, kind, size] = patterns.mail.exec(name) ?? []
+        if (leading && isLeft(name)) yield* remove(folder, name)
         if (state !== "n" || !isOurs(to!)) continue
         if (ended.has(lane!)) {
           over.add(lane!)
@@ -746,6 +763,12 @@ const listen = (
     return { address: `file:mail/${nonce}`, accept, reachable }
   }).pipe(Effect.uninterruptible)
 
+// What a process was writing that was killed, and answers that nobody waits for any more: a primary may live for long.
+const isLeft = (name: string): boolean => {
+  const from = patterns.answer.exec(name)?.[2] ?? patterns.draft.exec(name)?.[1]
+  return from !== undefined && lifeOf(from) === "dead"
+}
+
 const originOf = (lane: string): string => lane.slice(0, lane.lastIndexOf("-"))
 
 // -------------------------------------------------------------------------------------
@@ -774,7 +797,7 @@ const connect = (
     const side = new Side(folder, lane, maxFrameBytes, {
       prefix: `n.${to}.${lane}`,
       durable: true,
-      sequence: 0,
+      turn: makeTurn(0),
       take: ({ name }) => Effect.succeed(name),
       taken: (name) => remove(folder, name)
     })
