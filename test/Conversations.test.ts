@@ -7,6 +7,7 @@ import { Effect, Layer, type Scope } from "effect"
 import { Protocol } from "effect-single-instance/Protocol"
 import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as NamedPipe from "effect-single-instance/protocol/NamedPipe"
+import * as SharedMemory from "effect-single-instance/protocol/SharedMemory"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { flooding, type Options, suite } from "./contract/Conversation.js"
@@ -26,6 +27,7 @@ const protocols: Record<string, readonly [Effect.Effect<World, never, Scope.Scop
   ...(process.platform === "win32"
     ? { pipe: [realWorld(NamedPipe.layer), { every: 5, socket: pipe }] }
     : { unix: [realWorld(UnixSocket.layer), { every: 5, socket: unix }] }),
+  shm: [realWorld(SharedMemory.layer), { every: 5 }],
   // The system's receive buffer of a TCP socket grows up to net.ipv4.tcp_rmem, 32 MiB on some.
   tcp: [realWorld(Tcp.layer), { every: 5, bufferedBytes: 48 * 1024 * 1024, socket: tcp }],
   // Each frame is a file.

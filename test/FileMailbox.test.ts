@@ -78,6 +78,18 @@ describe("FileMailbox", () => {
 
   it.scopedLive("introduces the sender again to a primary that takes only the rest", () =>
     Effect.gen(function* () {
+      // Whatever the primaries of this test do, they do within one and the same millisecond.
+      const { now } = Date
+      const instant = now()
+      yield* Effect.acquireRelease(
+        Effect.sync(() => {
+          Date.now = () => instant
+        }),
+        () =>
+          Effect.sync(() => {
+            Date.now = now
+          })
+      )
       const { connect, listen, mail } = yield* setup
       const first = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void))
       const listener = yield* Scope.extend(listen(), first)
@@ -229,6 +241,24 @@ describe("FileMailbox", () => {
       assert.isTrue(isSame((yield* receive(far, 1))[0], text("hello")))
       for (const file of odd) assert.strictEqual(fs.readFileSync(path.join(mail, file), "utf8"), "garbage")
       assert.isTrue(fs.existsSync("/etc/passwd"))
+    })
+  )
+
+  it.scopedLive("clears away what senders left that were killed, and nothing of the living", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const listener = yield* listen()
+      const { far, near } = yield* pair(listener, connect(listener.address))
+      yield* near.send(text("hello"))
+      yield* receive(far, 1)
+      const [living] = fs.readdirSync(mail).flatMap((name) => /^[ln]\..*\.([0-9a-f-]+-\d+)$/.exec(name)?.[1] ?? [])
+      const dead = living!.replace(/\d+$/, String(2 ** 30))
+      const left = (origin: string) => [`t.${origin}.${nonce()}`, `d.${origin}-${nonce()}.${"1".repeat(16)}.f9`]
+      for (const name of [...left(dead), ...left(living!)]) fs.writeFileSync(path.join(mail, name), "")
+      const those = (origin: string) =>
+        fs.readdirSync(mail).filter((name) => /^[td]\./.test(name) && name.includes(origin))
+      yield* until("order", () => those(dead).length === 0)
+      assert.lengthOf(those(living!), 2)
     })
   )
 

@@ -233,6 +233,15 @@ interface Incoming {
   readonly size: number
 }
 
+// Both who answer over one lane, what a dead primary took of it and what it did not, do so in one order: its sender looks
+// only at what is behind the last one that it took.
+interface Turn {
+  readonly lock: Effect.Semaphore
+  sequence: number
+}
+
+const makeTurn = (sequence: number): Turn => ({ lock: Effect.unsafeMakeSemaphore(1), sequence })
+
 class Side {
   // What is there and was not taken, in order.
   incoming: ReadonlyArray<Incoming> = []
@@ -245,13 +254,11 @@ class Side {
   introduced = false
   trusted = false
   introduction: Uint8Array | undefined
-  sequence: number
   // What was sent and is still there, as far as is known.
   readonly outgoing: Map<string, { readonly size: number; written: boolean; missing: boolean }> = new Map()
   readonly names: WeakMap<Uint8Array, string> = new WeakMap()
   readonly withdrawn: WeakSet<Uint8Array> = new WeakSet()
   readonly waiting: Set<() => void> = new Set()
-  readonly lock: Effect.Semaphore = Effect.unsafeMakeSemaphore(1)
   private readonly turns: Array<() => void> = []
   private isSending = false
   // This side ended it, and said so: what the other has not taken yet is still for it.
@@ -265,15 +272,13 @@ class Side {
       /** What names of what it sends begin with. */
       readonly prefix: string
       readonly durable: boolean
-      readonly sequence: number
+      readonly turn: Turn
       /** Takes a message: the name under which it can be read, `undefined` where it is not there any more. */
       readonly take: (incoming: Incoming) => Effect.Effect<string | undefined, unknown>
       /** What becomes of it when it was read. */
       readonly taken: (name: string) => Effect.Effect<void>
     }
-  ) {
-    this.sequence = options.sequence
-  }
+  ) {}
 
   wake(): void {
     const all = [...this.waiting]
@@ -321,7 +326,7 @@ class Side {
   readonly post = (kind: Kind, frame: Uint8Array): Effect.Effect<void, unknown> =>
     Effect.suspend(() => {
       const bytes = encode(kind === "f" ? (this.introduction ?? none) : none, frame)
-      const name = `${this.options.prefix}.${String(this.sequence++).padStart(16, "0")}.${kind}${bytes.length}`
+      const name = `${this.options.prefix}.${String(this.options.turn.sequence++).padStart(16, "0")}.${kind}${bytes.length}`
       const state = { size: bytes.length, written: false, missing: false }
       this.outgoing.set(name, state)
       this.names.set(frame, name)
@@ -346,7 +351,7 @@ class Side {
         return this.lost ?? Effect.zipRight(this.room, this.post("f", frame))
       })
       return this.pause(() => !this.isFull() || this.lost !== undefined)
-        .pipe(Effect.zipRight(this.lock.withPermits(1)(Effect.uninterruptible(posting))), this.inTurn)
+        .pipe(Effect.zipRight(this.options.turn.lock.withPermits(1)(Effect.uninterruptible(posting))), this.inTurn)
         .pipe(
           Effect.tap(() => {
             // A sender introduces itself with its first frame.
@@ -393,9 +398,9 @@ class Side {
           let messages = 0
           let bytes = 0
           for (const name of names) {
-            if (!name.startsWith("n.")) continue
+            if (patterns.mail.exec(name)?.[1] !== "n") continue
             messages++
-            bytes += sizeOf(name) || 0
+            bytes += sizeOf(name)
           }
           return messages >= spool.messages || bytes >= spool.bytes
             ? Effect.fail(error("Busy", `the mailbox is full: ${messages} messages, ${bytes} bytes`))
@@ -405,7 +410,7 @@ class Side {
   )
 
   readonly withdraw = (frame: Uint8Array): Effect.Effect<boolean> =>
-    this.lock
+    this.options.turn.lock
       .withPermits(1)(
         Effect.suspend(() => {
           this.withdrawn.add(frame)
@@ -425,7 +430,7 @@ class Side {
     if (this.inbox.length > 0) return Effect.succeed(this.inbox.splice(0))
     if (this.incoming.length > 0) {
       return Effect.zipRight(
-        this.lock.withPermits(1)(Effect.uninterruptible(this.takeSome)),
+        this.options.turn.lock.withPermits(1)(Effect.uninterruptible(this.takeSome)),
         Effect.suspend(() => this.receive)
       )
     }
@@ -503,20 +508,22 @@ class Side {
   }
 
   /** Says that nothing more comes. */
-  readonly leave: Effect.Effect<void> = this.lock.withPermits(1)(
-    Effect.suspend(() => {
-      this.inbox = []
-      if (this.failed) return Effect.void
-      const isDone = this.over || this.lost !== undefined
-      const leaving = isDone
-        ? // Nobody will take it.
-          Effect.forEach(this.outgoing.keys(), (name) => remove(this.folder, name), { discard: true })
-        : Effect.void
-      return Effect.zipRight(
-        leaving,
-        isDone ? Effect.void : this.fail(error("Disconnected", "this side closed the connection", "Unknown"))
-      )
-    })
+  readonly leave: Effect.Effect<void> = Effect.suspend(() =>
+    this.options.turn.lock.withPermits(1)(
+      Effect.suspend(() => {
+        this.inbox = []
+        if (this.failed) return Effect.void
+        const isDone = this.over || this.lost !== undefined
+        const leaving = isDone
+          ? // Nobody will take it.
+            Effect.forEach(this.outgoing.keys(), (name) => remove(this.folder, name), { discard: true })
+          : Effect.void
+        return Effect.zipRight(
+          leaving,
+          isDone ? Effect.void : this.fail(error("Disconnected", "this side closed the connection", "Unknown"))
+        )
+      })
+    )
   )
 }
 
@@ -585,7 +592,7 @@ const listen = (
         prefix: `d.${lane}`,
         durable: false,
         // Above all that an earlier primary answered.
-        sequence: Date.now() * 1_000,
+        turn: lanes.get(recovered ? lane : `${lane} recovered`)?.side.options.turn ?? makeTurn(Date.now() * 1_000),
         take: ({ name }) => {
           if (name.startsWith("c.")) return Effect.succeed(name)
           const claim = claimOf(name)
@@ -642,6 +649,7 @@ const listen = (
       }
       for (const name of names) {
         const [, state, to, lane, , order, kind, size] = patterns.mail.exec(name) ?? []
+        if (leading && isLeft(name)) yield* remove(folder, name)
         if (state !== "n" || !isOurs(to!)) continue
         if (ended.has(lane!)) {
           over.add(lane!)
@@ -787,6 +795,12 @@ const listen = (
     return { address: `file:mail/${nonce}`, accept, reachable }
   }).pipe(Effect.uninterruptible)
 
+// What a process was writing that was killed, and answers that nobody waits for any more: a primary may live for long.
+const isLeft = (name: string): boolean => {
+  const from = patterns.answer.exec(name)?.[2] ?? patterns.draft.exec(name)?.[1]
+  return from !== undefined && lifeOf(from) === "dead"
+}
+
 const originOf = (lane: string): string => lane.slice(0, lane.lastIndexOf("-"))
 
 // -------------------------------------------------------------------------------------
@@ -815,7 +829,7 @@ const connect = (
     const side = new Side(folder, lane, maxFrameBytes, {
       prefix: `n.${to}.${lane}`,
       durable: true,
-      sequence: 0,
+      turn: makeTurn(0),
       take: ({ name }) => Effect.succeed(name),
       taken: (name) => remove(folder, name)
     })
