@@ -1,17 +1,90 @@
 /**
- * What a contender's client is asked to do, and what it answers, over the channel that `fork` opens.
+ * What the processes of a contender are asked to do, and what they answer, over the channel that `fork` opens.
  */
+
+/** Ends after `count` or after `millis`, whichever comes first: a slow contender gives fewer samples. */
 export interface Job {
-  readonly kind: "round trip" | "pipelined"
-  /** The characters of the text that is echoed. */
+  readonly kind: "round trip" | "pipelined" | "one way" | "usage"
+  /** The characters of the text, or the bytes of the frame. */
   readonly bytes: number
   readonly count: number
+  readonly millis: number
 }
 
-/** Each round trip in microseconds, or how long the whole pipeline took. */
-export type Answer = { readonly ready: true } | { readonly samples: ReadonlyArray<number> }
+/** What the process has cost since it began: all its threads. */
+export interface Usage {
+  readonly cpuMicros: number
+  readonly wakes: number
+}
+
+/** Microseconds for one message: each round trip's, or the mean of a whole run. */
+export type Answer = { readonly ready: true } | { readonly samples: ReadonlyArray<number> } | { readonly usage: Usage }
 
 /** How many requests are unanswered at a time where they are pipelined. */
 export const inFlight = 256
 
 export const micros = (): number => Number(process.hrtime.bigint()) / 1_000
+
+export const tell = (line: object): void => {
+  process.stdout.write(`${JSON.stringify(line)}\n`)
+}
+
+/** Does what it is asked, from now on. Without a parent it ends. */
+export const answer = (perform?: (job: Job) => Promise<ReadonlyArray<number>>): void => {
+  const send = (message: Answer) => process.send?.(message)
+  process.on("message", async (message) => {
+    const job = message as Job
+    if (job.kind === "usage") {
+      const { system, user } = process.cpuUsage()
+      send({ usage: { cpuMicros: system + user, wakes: process.resourceUsage().voluntaryContextSwitches } })
+    } else if (perform === undefined) {
+      throw new Error(`nobody here does ${job.kind}`)
+    } else {
+      send({ samples: await perform(job) })
+    }
+  })
+  process.once("disconnect", () => process.exit())
+  send({ ready: true })
+}
+
+/** Whether a job goes on. The clock is read at every 16th frame of a one-way run only: some take half a microsecond. */
+export const going = ({ count, kind, millis }: Job): (() => boolean) => {
+  const until = micros() + millis * 1_000
+  const mask = kind === "one way" ? 15 : 0
+  let done = 0
+  return () => done++ < count && ((done & mask) !== 0 || micros() < until)
+}
+
+/** What frames of one byte say; all longer ones are echoed, or counted between the two. */
+export const begin = Uint8Array.of(1)
+export const end = Uint8Array.of(2)
+
+/** The other end of all that is done with frames: what it answers to one. */
+export const makeCounterpart = (): ((frame: Uint8Array) => Uint8Array | undefined) => {
+  let counting = false
+  let bytes = 0
+  return (frame) => {
+    if (frame.length > 1) {
+      if (!counting) return frame
+      bytes += frame.length
+      return undefined
+    }
+    counting = frame[0] === begin[0]
+    if (!counting) return Buffer.from(String(bytes))
+    bytes = 0
+    return undefined
+  }
+}
+
+/** Of a one-way run: every byte must have arrived. */
+export const perFrame = (from: number, frames: number, bytes: number, acknowledged: Uint8Array): number => {
+  const took = micros() - from
+  const arrived = Number(Buffer.from(acknowledged).toString())
+  if (arrived !== frames * bytes) throw new Error(`${arrived} bytes arrived of ${frames} frames of ${bytes}`)
+  return took / frames
+}
+
+/** Of a round trip: what was sent must come back. */
+export const same = (sent: number, received: number | undefined): void => {
+  if (sent !== received) throw new Error(`${received} came back of ${sent}`)
+}

@@ -1,53 +1,54 @@
 /**
  * The library as a contender: typed requests that are echoed.
  *
- *   library <directory> primary | client | standby | launch
+ *   library <directory> primary | client | both | standby | launch <protocol>
  *
- * Modules are imported by their sub-path, as an application does that wants to start fast.
+ * `both` is primary and client in one process, over memory. Modules are imported by their sub-path, as an application does
+ * that wants to start fast.
  */
 import * as NodeContext from "@effect/platform-node/NodeContext"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Runtime from "effect/Runtime"
 import * as Schema from "effect/Schema"
-import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
+import { Protocol } from "effect-single-instance/Protocol"
 import * as SingleInstance from "effect-single-instance/SingleInstance"
-import { type Answer, inFlight, type Job, micros } from "./jobs.js"
+import * as platform from "../src/internal/platform.js"
+import { answer, going, inFlight, type Job, micros, same, tell } from "./jobs.js"
 
 const Text = Schema.Struct({ text: Schema.String })
 
 class Echo extends SingleInstance.Tag<Echo>()("bench/echo", { request: Text, reply: Text }) {}
 
-const [directory = "", mode] = process.argv.slice(2)
+const [directory = "", mode = "", protocol = "unix"] = process.argv.slice(2)
 const request = { text: "" }
-
-const tell = (line: object) => Effect.sync(() => process.stdout.write(`${JSON.stringify(line)}\n`))
-const answer = (message: Answer) => Effect.sync(() => process.send?.(message))
-const nextJob = Effect.async<Job>((resume) => {
-  process.once("message", (job) => resume(Effect.succeed(job as Job)))
-})
 
 const client = Effect.gen(function* () {
   const echo = yield* Echo
   const { send } = yield* echo.connect
-  yield* answer({ ready: true })
-  while (true) {
-    const { bytes, count, kind } = yield* nextJob
-    const message = { text: "x".repeat(bytes) }
+  const perform = Effect.fnUntraced(function* (job: Job) {
+    const message = { text: "x".repeat(job.bytes) }
+    const goesOn = going(job)
     const samples: Array<number> = []
-    if (kind === "round trip") {
-      for (let done = 0; done < count; done++) {
+    if (job.kind === "round trip") {
+      while (goesOn()) {
         const from = micros()
-        yield* send(message)
+        const { text } = yield* send(message)
         samples.push(micros() - from)
+        same(job.bytes, text.length)
       }
-    } else {
-      const from = micros()
-      let left = count
-      const sending = Effect.whileLoop({ while: () => left-- > 0, body: () => send(message), step: () => {} })
-      yield* Effect.forEach(Array(inFlight), () => sending, { concurrency: "unbounded", discard: true })
-      samples.push(micros() - from)
+      return samples
     }
-    yield* answer({ samples })
-  }
+    let sent = 0
+    const from = micros()
+    const sending = Effect.whileLoop({ while: () => goesOn() && ++sent > 0, body: () => send(message), step: () => {} })
+    yield* Effect.forEach(Array(inFlight), () => sending, { concurrency: "unbounded", discard: true })
+    samples.push((micros() - from) / sent)
+    return samples
+  })
+  const run = Runtime.runPromise(yield* Effect.runtime<never>())
+  answer((job) => run(perform(job)))
+  return yield* Effect.never
 }).pipe(Effect.scoped)
 
 const lead = <
@@ -62,19 +63,34 @@ const lead = <
   primary
     .serve((request) => Effect.succeed(request))
     .pipe(
-      Effect.zipRight(Effect.suspend(() => tell({ event: "primary", at: micros() }))),
+      Effect.zipRight(
+        Effect.sync(() => {
+          if (mode === "primary") answer()
+          tell({ event: "primary", at: micros() })
+        })
+      ),
       Effect.zipRight(Effect.never)
     )
 
+const primary = Echo.enforce({ request, primary: lead })
+
 const programs: Record<string, Effect.Effect<unknown, unknown, Echo>> = {
-  primary: Echo.enforce({ request, primary: lead }),
-  standby: Echo.standby({ request, primary: lead, onFollow: () => tell({ event: "follows" }) }),
-  launch: Echo.enforce({ request, primary: () => Effect.dieMessage("there is no primary") }),
-  client
+  primary,
+  client,
+  standby: Echo.standby({ request, primary: lead, onFollow: () => Effect.sync(() => tell({ event: "follows" })) }),
+  launch: Echo.enforce({ request, primary: () => Effect.dieMessage("there is no primary") })
 }
 
-programs[mode!]!.pipe(
-  Effect.provide(Echo.layer({ directory, protocol: UnixSocket.layer, fallback: "none" })),
-  Effect.provide(NodeContext.layer),
-  SingleInstance.runMain
+const both = Effect.flatMap(
+  // Nobody else is to load it.
+  Effect.promise(() => import("effect-single-instance/TestSingleInstance")),
+  ({ launch, layer }) => launch(Echo, primary).pipe(Effect.zipRight(client), Effect.scoped, Effect.provide(layer(Echo)))
 )
+
+const between = Effect.suspend(() => {
+  const carrier = Layer.succeed(Protocol, platform.protocol(protocol as platform.ProtocolName))
+  return Effect.provide(programs[mode]!, Echo.layer({ directory, protocol: carrier, fallback: "none" }))
+}).pipe(Effect.provide(NodeContext.layer))
+
+const program: Effect.Effect<unknown, unknown> = mode === "both" ? both : between
+SingleInstance.runMain(program)

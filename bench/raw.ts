@@ -1,47 +1,46 @@
 /**
- * What a programmer writes without a library: lines of JSON over a Unix socket, correlated by a number, one write per
- * message. No schemas, no lock, no authentication, no limits.
+ * What a programmer writes without a library over `node:net`, one write per message: lines of JSON correlated by a number,
+ * or frames behind their length. No schemas, no lock, no authentication, no limits.
  *
- *   raw <directory> primary | client | standby
+ *   raw <directory> primary | client | standby [unix | tcp] [lines | frames] [address]
  */
-import { connect, createServer, type Socket } from "node:net"
+import { type AddressInfo, connect, createServer, type Socket } from "node:net"
 import { join } from "node:path"
-import { type Answer, inFlight, type Job, micros } from "./jobs.js"
+import { answer, begin, end, going, inFlight, type Job, makeCounterpart, micros, perFrame, same, tell } from "./jobs.js"
 
-const [directory = "", mode] = process.argv.slice(2)
+const [directory = "", mode, transport = "unix", form = "lines", address = "0"] = process.argv.slice(2)
 const path = join(directory, "raw.sock")
+const target = transport === "tcp" ? { host: "127.0.0.1", port: Number(address) } : { path }
 
-const onMessage = (socket: Socket, use: (message: { readonly id: number; readonly text: string }) => void) => {
-  let rest = ""
+// -------------------------------------------------------------------------------------
+// lines
+// -------------------------------------------------------------------------------------
+
+interface Message {
+  readonly id: number
+  readonly text: string
+}
+
+const onMessage = (socket: Socket, use: (message: Message) => void) => {
+  let pieces: Array<string> = []
   socket.setEncoding("utf8")
   socket.on("data", (chunk: string) => {
-    const lines = (rest + chunk).split("\n")
-    rest = lines.pop()!
-    for (const line of lines) use(JSON.parse(line))
+    const [first, ...lines] = chunk.split("\n")
+    pieces.push(first!)
+    for (const line of lines) {
+      use(JSON.parse(pieces.join("")))
+      pieces = [line]
+    }
   })
 }
 
-const tell = (line: object) => process.stdout.write(`${JSON.stringify(line)}\n`)
-const answer = (message: Answer) => process.send?.(message)
+const write = (socket: Socket, message: Message) => socket.write(`${JSON.stringify(message)}\n`)
 
-if (mode === "primary") {
-  createServer((socket) => {
-    socket.on("error", () => {})
-    onMessage(socket, ({ id, text }) => socket.write(`${JSON.stringify({ id, text })}\n`))
-  }).listen(path, () => tell({ event: "primary", at: micros() }))
-}
+const serveLines = (socket: Socket) => onMessage(socket, (message) => write(socket, message))
 
-// No takeover: only that the other end is gone.
-if (mode === "standby") {
-  const socket = connect(path, () => tell({ event: "follows" }))
-  socket.on("error", () => {})
-  socket.on("close", () => tell({ event: "primary", at: micros() })).resume()
-}
-
-if (mode === "client") {
+const speakLines = (socket: Socket) => {
   const waiting = new Map<number, (text: string) => void>()
   let last = 0
-  const socket = connect(path, () => answer({ ready: true }))
   onMessage(socket, ({ id, text }) => {
     const resolve = waiting.get(id)!
     waiting.delete(id)
@@ -51,26 +50,164 @@ if (mode === "client") {
     new Promise<string>((resolve) => {
       const id = ++last
       waiting.set(id, resolve)
-      socket.write(`${JSON.stringify({ id, text })}\n`)
+      write(socket, { id, text })
     })
-  const run = async ({ bytes, count, kind }: Job): Promise<ReadonlyArray<number>> => {
-    const text = "x".repeat(bytes)
+  return async (job: Job): Promise<ReadonlyArray<number>> => {
+    const text = "x".repeat(job.bytes)
+    const goesOn = going(job)
     const samples: Array<number> = []
-    if (kind === "round trip") {
-      for (let done = 0; done < count; done++) {
+    if (job.kind === "round trip") {
+      while (goesOn()) {
         const from = micros()
-        await send(text)
+        const { length } = await send(text)
         samples.push(micros() - from)
+        same(job.bytes, length)
       }
       return samples
     }
+    let sent = 0
     const from = micros()
-    let left = count
     const worker = async () => {
-      while (left-- > 0) await send(text)
+      while (goesOn()) {
+        sent++
+        await send(text)
+      }
     }
     await Promise.all(Array.from({ length: inFlight }, worker))
-    return [micros() - from]
+    return [(micros() - from) / sent]
   }
-  process.on("message", (job) => void run(job as Job).then((samples) => answer({ samples })))
+}
+
+// -------------------------------------------------------------------------------------
+// frames
+// -------------------------------------------------------------------------------------
+
+const large = 64 * 1024
+
+const writeFrame = (socket: Socket, body: Uint8Array): boolean => {
+  const isLarge = body.length >= large
+  const frame = Buffer.allocUnsafe(isLarge ? 4 : 4 + body.length)
+  frame.writeUInt32BE(body.length)
+  if (!isLarge) {
+    frame.set(body, 4)
+    return socket.write(frame)
+  }
+  socket.cork()
+  socket.write(frame)
+  const isTaken = socket.write(body)
+  socket.uncork()
+  return isTaken
+}
+
+// A frame that lies in one chunk is a view of it; any other is copied once.
+const onFrame = (socket: Socket, use: (frame: Uint8Array) => void) => {
+  const header = Buffer.alloc(4)
+  let headerLength = 0
+  let body: Buffer | undefined
+  let length = 0
+  socket.on("data", (chunk: Buffer) => {
+    let at = 0
+    while (at < chunk.length) {
+      if (body !== undefined) {
+        const taken = chunk.copy(body, length, at)
+        at += taken
+        length += taken
+        if (length < body.length) return
+        const frame = body
+        body = undefined
+        use(frame)
+        continue
+      }
+      const taken = chunk.copy(header, headerLength, at)
+      at += taken
+      headerLength += taken
+      if (headerLength < 4) return
+      headerLength = 0
+      const due = header.readUInt32BE()
+      if (at + due <= chunk.length) {
+        use(chunk.subarray(at, at + due))
+        at += due
+      } else {
+        body = Buffer.allocUnsafe(due)
+        length = 0
+      }
+    }
+  })
+}
+
+const serveFrames = (socket: Socket) => {
+  const counterpart = makeCounterpart()
+  onFrame(socket, (frame) => {
+    const answer = counterpart(frame)
+    if (answer !== undefined) writeFrame(socket, answer)
+  })
+}
+
+const speakFrames = (socket: Socket) => {
+  let resolve = (_: Uint8Array) => {}
+  onFrame(socket, (frame) => resolve(frame))
+  const exchange = (frame: Uint8Array) =>
+    new Promise<Uint8Array>((done) => {
+      resolve = done
+      writeFrame(socket, frame)
+    })
+  let drained = () => {}
+  socket.on("drain", () => drained())
+  const drain = () =>
+    new Promise<void>((done) => {
+      drained = done
+    })
+  return async (job: Job): Promise<ReadonlyArray<number>> => {
+    const frame = new Uint8Array(job.bytes).fill(120)
+    const goesOn = going(job)
+    const samples: Array<number> = []
+    if (job.kind === "round trip") {
+      while (goesOn()) {
+        const from = micros()
+        const { length } = await exchange(frame)
+        samples.push(micros() - from)
+        same(job.bytes, length)
+      }
+      return samples
+    }
+    let sent = 0
+    const from = micros()
+    writeFrame(socket, begin)
+    while (goesOn()) {
+      sent++
+      if (!writeFrame(socket, frame)) await drain()
+    }
+    samples.push(perFrame(from, sent, job.bytes, await exchange(end)))
+    return samples
+  }
+}
+
+// -------------------------------------------------------------------------------------
+// processes
+// -------------------------------------------------------------------------------------
+
+if (mode === "primary") {
+  const server = createServer({ noDelay: true }, (socket) => {
+    socket.on("error", () => {})
+    if (form === "lines") serveLines(socket)
+    else serveFrames(socket)
+  })
+  server.listen(target, () => {
+    answer()
+    const bound = server.address() as AddressInfo | string
+    tell({ event: "primary", at: micros(), address: typeof bound === "string" ? bound : String(bound.port) })
+  })
+}
+
+// No takeover: only that the other end is gone.
+if (mode === "standby") {
+  const socket = connect({ ...target }, () => tell({ event: "follows" }))
+  socket.on("error", () => {})
+  socket.on("close", () => tell({ event: "primary", at: micros() })).resume()
+}
+
+if (mode === "client") {
+  const socket = connect({ ...target, noDelay: true }, () =>
+    answer(form === "lines" ? speakLines(socket) : speakFrames(socket))
+  )
 }
