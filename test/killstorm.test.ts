@@ -7,11 +7,10 @@ import { Effect } from "effect"
 import { type Arena, type Contender, itNeeds, kindsOfPrimary, makeArena, needs } from "./contenders.js"
 import type { Naive } from "./naive.js"
 import { makeRandom } from "./random.js"
+import { reported, scaled, seed } from "./stress.js"
 import { contradiction, type Entry } from "./witness.js"
 
-const stress = process.env.STRESS === "1"
-const seconds = Number(process.env.STRESS_SECONDS ?? (stress ? 60 : 20))
-const seed = Number(process.env.STRESS_SEED ?? Math.floor(Math.random() * 2 ** 31))
+const seconds = scaled(20, 120)
 const workers = 7
 
 /** Lets the storm rage for so long, or until `enough`; afterwards all of its processes are dead. */
@@ -75,33 +74,38 @@ describe("a storm of SIGKILL and SIGSTOP", () => {
   itNeeds(needs.posix)(
     `shows one primary at a time, and the truth about each message, for ${seconds} s`,
     () =>
-      Effect.gen(function* () {
-        const arena = yield* makeArena
-        yield* Effect.scoped(rage(arena, { seconds }))
-        const history = yield* arena.history
-        const result = summary(history)
-        console.log(`storm with STRESS_SEED=${seed}: ${JSON.stringify(result)}`)
-        yield* arena.consistent()
-        assert.deepStrictEqual(
-          history.filter((entry) => entry.event === "crashed"),
-          []
-        )
-        // It did rage.
-        assert.isAbove(result.kills, 10)
-        assert.isAbove(result.leaderships, 10)
-        assert.isAbove(result.delivered, 3)
+      reported(
+        { area: "2", test: "kill storm", faults: "SIGKILL, SIGSTOP, stalls of the lock's operations" },
+        Effect.gen(function* () {
+          const arena = yield* makeArena
+          yield* Effect.scoped(rage(arena, { seconds }))
+          const history = yield* arena.history
+          const result = summary(history)
+          console.log(`storm with STRESS_SEED=${seed}: ${JSON.stringify(result)}`)
+          yield* arena.consistent()
+          assert.deepStrictEqual(
+            history.filter((entry) => entry.event === "crashed"),
+            []
+          )
+          // It did rage.
+          assert.isAbove(result.kills, 10)
+          assert.isAbove(result.leaderships, 10)
+          assert.isAbove(result.delivered, 3)
 
-        // The next start is not held up by what lies there, and clears it away as soon as it may.
-        const next = yield* arena.start("launch", { ahead: 120_000 })
-        const ready = yield* next.waitFor("ready")
-        const begun = yield* next.waitFor("begin")
-        console.log(`the next start leads after ${Math.round((begun.at - ready.at) / 1e6)} ms`)
-        assert.isBelow(begun.at - ready.at, 5e9)
-        assert.deepStrictEqual(yield* arena.kinds, kindsOfPrimary)
-        const other = yield* arena.start("launch", { ahead: 120_000 })
-        yield* other.waitFor("outcome", { outcome: "Delivered", by: next.who })
-        yield* arena.consistent()
-      }),
+          // The next start is not held up by what lies there, and clears it away as soon as it may.
+          const next = yield* arena.start("launch", { ahead: 120_000 })
+          const ready = yield* next.waitFor("ready")
+          const begun = yield* next.waitFor("begin")
+          console.log(`the next start leads after ${Math.round((begun.at - ready.at) / 1e6)} ms`)
+          assert.isBelow(begun.at - ready.at, 5e9)
+          assert.deepStrictEqual(yield* arena.kinds, kindsOfPrimary)
+          const other = yield* arena.start("launch", { ahead: 120_000 })
+          yield* other.waitFor("outcome", { outcome: "Delivered", by: next.who })
+          yield* arena.consistent()
+          const { delivered, kills, leaderships, notDelivered, unknown } = result
+          return `${workers} workers, ${seconds} s: ${kills} kills, ${leaderships} leaderships; Delivered ${delivered}, NotDelivered ${notDelivered}, Unknown ${unknown}`
+        })
+      ),
     seconds * 1_000 + 120_000
   )
 

@@ -10,8 +10,8 @@ import { crossing, itNeeds, makeArena, needs, until } from "./contenders.js"
 import type { Options as PeerOptions } from "./fixtures/measured-peer.js"
 import type { Leak, Measure, Options } from "./fixtures/measured-primary.js"
 import { fixture } from "./fixtures.js"
+import { reported, isStress as stress } from "./stress.js"
 
-const stress = process.env.STRESS === "1"
 /** Connections in all, processes that are killed, and how many connections each of these holds at least. */
 const whole = stress ? { connections: 10_000, killed: 200, held: 5 } : { connections: 500, killed: 10, held: 10 }
 const few = { connections: 150, killed: 3, held: 10 }
@@ -124,13 +124,17 @@ describe("a primary holds no more than before", () => {
     itNeeds(needs.linux)(
       `after ${whole.connections} connections and ${whole.killed} peers that were killed, over ${protocol}`,
       () =>
-        Effect.gen(function* () {
-          const { after, before, flaws } = yield* run(protocol, whole)
-          const told = ({ files, ...numbers }: Measure) => JSON.stringify({ ...numbers, files: files.length })
-          console.log(`over ${protocol}: ${told(before)}, then ${told(after)}`)
-          assert.deepStrictEqual(flaws, [])
-          assert.isAtLeast(after.accepted - before.accepted, whole.connections)
-        }),
+        reported(
+          { area: "8", test: `what is held after many connections, over ${protocol}`, faults: "SIGKILL of peers" },
+          Effect.gen(function* () {
+            const { after, before, flaws } = yield* run(protocol, whole)
+            const told = ({ files, ...numbers }: Measure) => JSON.stringify({ ...numbers, files: files.length })
+            console.log(`over ${protocol}: ${told(before)}, then ${told(after)}`)
+            assert.deepStrictEqual(flaws, [])
+            assert.isAtLeast(after.accepted - before.accepted, whole.connections)
+            return `${whole.connections} connections, ${whole.killed} killed peers; heap ${Math.round((after.heap - before.heap) / 1024)} KiB more`
+          })
+        ),
       900_000
     )
   }

@@ -19,10 +19,15 @@ import {
   type StartOptions,
   until
 } from "./contenders.js"
+import { reported, scaled, isStress as stress } from "./stress.js"
 import type { Entry } from "./witness.js"
 
-const stress = process.env.STRESS === "1"
 const size = 20
+// A crowd: processes and rounds.
+interface Crowd {
+  readonly size: number
+  readonly rounds: number
+}
 // Processes that have still to start take the longest; those that wait for the word meet in a smaller space of time.
 const rounds = { fresh: stress ? 20 : 5, waiting: stress ? 20 : 10 }
 const secondaries = 200
@@ -123,13 +128,13 @@ const fresh = (setting: Setting, start: Start) =>
     }
   })
 
-const waiting = (setting: Setting, start: Start) =>
+const waiting = (setting: Setting, start: Start, crowd: Crowd = { size, rounds: rounds.waiting }) =>
   Effect.gen(function* () {
     const arena = yield* makeArena
     if (start === "remains") yield* leaveRemains(arena, setting)
     const ready: Array<Contender> = []
-    for (let round = 0; round < rounds.waiting; round++) {
-      while (ready.length < size) ready.push(yield* arena.start("rounds", setting.options))
+    for (let round = 0; round < crowd.rounds; round++) {
+      while (ready.length < crowd.size) ready.push(yield* arena.start("rounds", setting.options))
       yield* Effect.forEach(ready, (contender) => contender.waitFor("ready"))
       const contenders = new Map(ready.map((contender, index) => [`${round}.${index}`, contender]))
       for (const [message, contender] of contenders) yield* contender.say(JSON.stringify({ message }))
@@ -190,14 +195,45 @@ for (const setting of [chain, ...alone]) {
       ["remains", "the remains of the killed"]
     ] as const
     for (const [start, where] of ofAll) {
-      itNeeds(needs.posix)(
-        `that wait for the word, over ${where}, ${rounds.waiting} times`,
-        () => waiting(setting, start),
-        limit
-      )
+      const crowds = [
+        { size, rounds: rounds.waiting },
+        ...(stress && setting === chain
+          ? [
+              { size: 50, rounds: scaled(10, 40) },
+              { size: 100, rounds: 5 }
+            ]
+          : [])
+      ]
+      for (const crowd of crowds) {
+        itNeeds(needs.posix)(
+          `that wait for the word, over ${where}, ${crowd.rounds} times${crowd.size === size ? "" : `, ${crowd.size}`}`,
+          () =>
+            reported(
+              {
+                area: "1",
+                test: `start storm over ${where}, ${setting.over}`,
+                faults: start === "empty" ? "none" : "SIGKILL of each primary"
+              },
+              Effect.as(waiting(setting, start, crowd), `${crowd.size} processes × ${crowd.rounds} rounds`)
+            ),
+          limit
+        )
+      }
       // The start of a process costs the same over each.
       if (setting !== chain && !stress) continue
-      itNeeds(needs.posix)(`that start, over ${where}, ${rounds.fresh} times`, () => fresh(setting, start), limit)
+      itNeeds(needs.posix)(
+        `that start, over ${where}, ${rounds.fresh} times`,
+        () =>
+          reported(
+            {
+              area: "1",
+              test: `processes that start, over ${where}`,
+              faults: start === "empty" ? "none" : "SIGKILL of each primary"
+            },
+            Effect.as(fresh(setting, start), `${size} processes × ${rounds.fresh} rounds`)
+          ),
+        limit
+      )
     }
   })
 }
@@ -206,7 +242,11 @@ for (const setting of alone) {
   const by = stress ? "processes" : "waiting processes"
   itNeeds(needs.posix)(
     `one primary serves ${secondaries} launches, ${size} at a time, over ${setting.over}`,
-    () => served(setting, by),
+    () =>
+      reported(
+        { area: "8", test: `one primary serves launches over ${setting.over}`, faults: "none" },
+        Effect.as(served(setting, by), `${secondaries} launches, ${size} at a time`)
+      ),
     limit
   )
 }

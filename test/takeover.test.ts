@@ -4,8 +4,8 @@
 import { assert, describe } from "@effect/vitest"
 import { Effect } from "effect"
 import { type Contender, crossing, failing, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
+import { reported, isStress as stress } from "./stress.js"
 
-const stress = process.env.STRESS === "1"
 const senders = 20
 const kills = stress ? 40 : 6
 const config = { timeout: "60 seconds", helloTimeout: "30 seconds" } as const
@@ -76,10 +76,19 @@ describe("takeover after SIGKILL", () => {
     itNeeds(needs.posix)(
       `while ${senders} send over ${over}: no message is handled twice, lost in silence or denied in error`,
       () =>
-        Effect.map(whileSending(options, kills), ({ outcomes, times }) => {
-          report(`from SIGKILL to the next primary, while ${senders} send over ${over}`, times)
-          console.log(`outcomes: ${JSON.stringify(Object.fromEntries(outcomes))}`)
-        }),
+        reported(
+          {
+            area: "2",
+            test: `primary killed under ${senders} senders, over ${over}`,
+            faults: "SIGKILL of each primary"
+          },
+          Effect.map(whileSending(options, kills), ({ outcomes, times }) => {
+            report(`from SIGKILL to the next primary, while ${senders} send over ${over}`, times)
+            const told = [...outcomes].map(([outcome, count]) => `${outcome} ${count}`).join(", ")
+            console.log(`outcomes: ${told}`)
+            return `${kills} kills; ${told}`
+          })
+        ),
       300_000
     )
   }
