@@ -1,7 +1,7 @@
 /**
  * The primary is killed: what becomes of the messages underway, who comes next, and how soon.
  */
-import { assert, describe } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { type Contender, itNeeds, makeArena, needs, until } from "./contenders.js"
 
@@ -25,7 +25,7 @@ describe("takeover after SIGKILL", () => {
     ["files", stress ? 20 : 3, { config, protocol: "file" }],
     ["TCP", stress ? 20 : 3, { config, protocol: "tcp" }]
   ] as const) {
-    itNeeds(needs.posix)(
+    it.scopedLive(
       `while ${senders} send over ${over}: no message is handled twice, lost in silence or denied in error`,
       () =>
         Effect.gen(function* () {
@@ -106,7 +106,7 @@ describe("takeover after SIGKILL", () => {
     300_000
   )
 
-  itNeeds(needs.posix)(
+  it.scopedLive(
     "by a standby that waits",
     () =>
       Effect.gen(function* () {

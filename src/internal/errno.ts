@@ -60,6 +60,15 @@ export const isAddressInUse: (cause: unknown) => boolean = is("EADDRINUSE")
 export const isBusy: (cause: unknown) => boolean = is("EAGAIN", "EWOULDBLOCK", "EBUSY")
 
 /**
+ * What Windows says of a file that somebody has open in a way that excludes the operation, or that is about to go. The
+ * same codes mean that it is not permitted at all.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isInUse: (cause: unknown) => boolean = is("EBUSY", "EPERM", "EACCES")
+
+/**
  * This process may not do it, cannot do it now, or the system has no such thing; it says nothing about the other side.
  *
  * @since 0.1.0
