@@ -40,10 +40,10 @@ const primary = (protocol: Protocol["Type"], onListening: (address: string) => v
     )
   }).pipe(
     Effect.scoped,
-    // The client has gone.
+    // The client has gone. It waits to be ended: a signal that comes while its handler is being removed is lost.
     Effect.catchIf(
       ({ reason }) => reason === "Disconnected",
-      () => Effect.void
+      () => Effect.never
     )
   )
 

@@ -218,7 +218,9 @@ describe("FileMailbox", () => {
       ]
       for (const file of odd) fs.writeFileSync(path.join(mail, file), "garbage")
       fs.mkdirSync(path.join(mail, `n.${name}.${lane("b")}.${"0".repeat(16)}.o9`))
-      fs.symlinkSync("/etc/passwd", path.join(mail, `n.${name}.${lane("c")}.${"0".repeat(16)}.f9`))
+      // Windows permits links to few, and Wine makes none.
+      const links = process.platform === "win32" ? 0 : 1
+      if (links > 0) fs.symlinkSync("/etc/passwd", path.join(mail, `n.${name}.${lane("c")}.${"0".repeat(16)}.f9`))
       fs.writeFileSync(path.join(mail, `n.${name}.${lane("d")}.${"0".repeat(16)}.f9`), "too short")
       fs.writeFileSync(
         path.join(mail, `n.${name}.${lane("e")}.${"0".repeat(16)}.f12`),
@@ -226,7 +228,7 @@ describe("FileMailbox", () => {
       )
       fs.writeFileSync(path.join(mail, `n.${name}.${lane("f")}.${"0".repeat(16)}.f999999999`), "")
       const reasons: Array<string> = []
-      for (let n = 0; n < 5; n++) {
+      for (let n = 0; n < 4 + links; n++) {
         yield* Effect.scoped(
           Effect.gen(function* () {
             const connection = yield* listener.accept
@@ -234,13 +236,13 @@ describe("FileMailbox", () => {
           })
         )
       }
-      assert.lengthOf(reasons, 5)
+      assert.lengthOf(reasons, 4 + links)
       assert.isTrue(reasons.every((tag) => tag === "ProtocolError" || tag === "TimeoutException"))
       const { far, near } = yield* pair(listener, connect(listener.address))
       yield* near.send(text("hello"))
       assert.isTrue(isSame((yield* receive(far, 1))[0], text("hello")))
       for (const file of odd) assert.strictEqual(fs.readFileSync(path.join(mail, file), "utf8"), "garbage")
-      assert.isTrue(fs.existsSync("/etc/passwd"))
+      if (links > 0) assert.isTrue(fs.existsSync("/etc/passwd"))
     })
   )
 

@@ -156,13 +156,44 @@ describe("FileLock", () => {
     Effect.gen(function* () {
       const { folder, spawn, standing } = yield* fileWorld
       const { record, release } = yield* lead(yield* spawn())
-      assert.strictEqual(fs.statSync(folder()).mode & 0o777, 0o700)
-      assert.strictEqual(fs.statSync(path.join(folder(), "lock")).mode & 0o777, 0o600)
+      // Windows has no such bits; there the profile that the folder is in belongs to the user.
+      if (process.platform !== "win32") {
+        assert.strictEqual(fs.statSync(folder()).mode & 0o777, 0o700)
+        assert.strictEqual(fs.statSync(path.join(folder(), "lock")).mode & 0o777, 0o600)
+      }
       assert.sameMembers([...(yield* standing)], ["lock", record.witness!.name])
       yield* release
       assert.deepStrictEqual(yield* standing, ["lock"])
     })
   )
+
+  for (const before of ["released", "dead"] as const) {
+    it.scopedLive(`changes hands while somebody has the record open: ${before} before`, () =>
+      Effect.gen(function* () {
+        const { folder, spawn } = yield* fileWorld
+        const former = yield* spawn()
+        const leading = yield* lead(former)
+        // Windows replaces no file that is open; whoever reads the record has it open for less than this.
+        const holding = Effect.acquireUseRelease(
+          Effect.sync(() => fs.openSync(path.join(folder(), "lock"), "r")),
+          () => Effect.sleep("500 millis"),
+          (fd) => Effect.sync(() => fs.closeSync(fd))
+        )
+        const reader = yield* Effect.fork(holding)
+        yield* Effect.yieldNow()
+        yield* before === "released" ? leading.release : former.crash
+        yield* Fiber.join(reader)
+        const again = yield* Effect.fork(holding)
+        yield* Effect.yieldNow()
+        const successor = yield* lead(yield* spawn())
+        yield* Fiber.join(again)
+        assert.strictEqual(successor.took, before)
+        const seen = yield* former.lock.inspect(id)
+        assert(seen._tag === "Recorded")
+        assert.strictEqual(seen.record.nonce, successor.record.nonce)
+      })
+    )
+  }
 
   it.scopedLive("collects what the dead left behind, and nothing of the living", () =>
     Effect.gen(function* () {

@@ -143,14 +143,18 @@ export const kindsOfPrimary: ReadonlyArray<string> = kindsOver(...protocols().ma
 export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(function* () {
   const base = yield* Effect.acquireRelease(
     Effect.sync(() => fs.mkdtempSync(join(tmpdir(), "esi-"))),
-    (base) => Effect.sync(() => fs.rmSync(base, { recursive: true, force: true }))
+    (base) => Effect.promise(() => fs.promises.rm(base, { recursive: true, force: true, maxRetries: 20 }))
   )
   const id = `arena ${randomUUID()}`
   const directory = join(base, "directory")
   const home = join(directory, folderName(id))
   const logs = join(base, "logs")
   fs.mkdirSync(logs)
-  const driver = openLog(logs, "driver")
+  // Windows removes no file that is open.
+  const driver = yield* Effect.acquireRelease(
+    Effect.sync(() => openLog(logs, "driver")),
+    ({ close }) => Effect.sync(close)
+  )
   let started = 0
 
   const start: Arena["start"] = (mode, { cwd, env, through = [], ...given } = {}) =>

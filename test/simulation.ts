@@ -17,6 +17,7 @@ import * as Message from "effect-single-instance/Message"
 import { PidVerifier } from "effect-single-instance/PidVerifier"
 import { type Connection, type Listener, Protocol } from "effect-single-instance/Protocol"
 import * as TestPidVerifier from "effect-single-instance/pid/TestPidVerifier"
+import * as NamedPipe from "effect-single-instance/protocol/NamedPipe"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import type { TagClass } from "effect-single-instance/SingleInstance"
 import * as SingleInstance from "effect-single-instance/SingleInstance"
@@ -350,7 +351,8 @@ const speaker = (record: InstanceRecord, listener: Listener): Speaker => {
 /** A directory of the test's own. */
 export const temporary: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
   Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "esi-instance-"))),
-  (directory) => Effect.sync(() => fs.rmSync(directory, { recursive: true, force: true }))
+  // Windows removes no file that is open, and a primary that was interrupted may need a moment to close its own.
+  (directory) => Effect.promise(() => fs.promises.rm(directory, { recursive: true, force: true, maxRetries: 20 }))
 )
 
 /** Where the members of one test meet. */
@@ -421,7 +423,9 @@ export const memoryWorld: Effect.Effect<World, never, Scope.Scope> = Effect.map(
 )
 
 /** The lock in real files and real sockets; only who is which process is simulated. On the real clock. */
-export const fileWorld: Effect.Effect<World, never, Scope.Scope> = Effect.suspend(() => realWorld(UnixSocket.layer))
+export const fileWorld: Effect.Effect<World, never, Scope.Scope> = Effect.suspend(() =>
+  realWorld(process.platform === "win32" ? NamedPipe.layer : UnixSocket.layer)
+)
 
 /** The same over another protocol. */
 export const realWorld = Effect.fnUntraced(function* (

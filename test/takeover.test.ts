@@ -1,7 +1,7 @@
 /**
  * The primary is killed: what becomes of the messages underway, who comes next, and how soon.
  */
-import { assert, describe } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { type Contender, crossing, failing, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
 import { reported, isStress as stress } from "./stress.js"
@@ -73,7 +73,7 @@ describe("takeover after SIGKILL", () => {
     ["the chain", stress ? 40 : 6, { config }],
     ...crossing.map((protocol) => [protocol, stress ? 20 : 3, { config, protocol }] as const)
   ] as const) {
-    itNeeds(needs.posix)(
+    it.scopedLive(
       `while ${senders} send over ${over}: no message is handled twice, lost in silence or denied in error`,
       () =>
         reported(
@@ -139,7 +139,7 @@ describe("takeover after SIGKILL", () => {
     300_000
   )
 
-  itNeeds(needs.posix)(
+  it.scopedLive(
     "by a standby that waits",
     () =>
       Effect.gen(function* () {

@@ -31,6 +31,7 @@ export interface Entry {
 export interface Log {
   readonly who: string
   readonly append: (event: string, fields?: { readonly [field: string]: unknown }) => Entry
+  readonly close: () => void
 }
 
 /** Monotonic time in nanoseconds; exact up to 104 days after the boot, and to a few nanoseconds after that. */
@@ -45,7 +46,8 @@ export const openLog = (folder: string, who: string): Log => {
       const entry = { at: now(), who, event, ...fields }
       fs.writeSync(fd, `${JSON.stringify(entry)}\n`)
       return entry
-    }
+    },
+    close: () => fs.closeSync(fd)
   }
 }
 

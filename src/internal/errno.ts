@@ -69,6 +69,15 @@ export const isAddressInUse: (cause: unknown) => boolean = is("EADDRINUSE")
 export const isBusy: (cause: unknown) => boolean = is("EAGAIN", "EWOULDBLOCK", "EBUSY")
 
 /**
+ * What Windows says of a file that somebody has open in a way that excludes the operation, or that is about to go. The
+ * same codes mean that it is not permitted at all.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isInUse: (cause: unknown) => boolean = is("EBUSY", "EPERM", "EACCES")
+
+/**
  * The other side was there, and left before anything was said.
  *
  * @since 0.1.0

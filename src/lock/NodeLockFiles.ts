@@ -18,6 +18,7 @@ import { folderName } from "../InstanceId.js"
 import { maxBytes, Witness } from "../InstanceRecord.js"
 import { verify } from "../internal/directory.js"
 import { code, isMissing } from "../internal/errno.js"
+import { whileInUse } from "../internal/inUse.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { SingleInstanceConfig } from "../SingleInstanceConfig.js"
 import { LockError } from "../SingleInstanceError.js"
@@ -105,8 +106,9 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
   })
 )
 
+// Where that pauses, it is as if the process stood still before the operation, which the election permits anywhere.
 const attempt = <A>(operation: string, name: string, run: () => A): Effect.Effect<A, FileFailure> =>
-  Effect.try({ try: run, catch: (cause) => new FileFailure({ code: code(cause), operation, name, cause }) })
+  whileInUse(Effect.try({ try: run, catch: (cause) => new FileFailure({ code: code(cause), operation, name, cause }) }))
 
 const makeDirectory = Effect.fnUntraced(function* (
   directory: string,

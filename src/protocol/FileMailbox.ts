@@ -12,6 +12,7 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as errno from "../internal/errno.js"
+import { whileInUse } from "../internal/inUse.js"
 import * as waker from "../internal/waker.js"
 import { type Connection, type Listener, maxStrangerBytes, Protocol } from "../Protocol.js"
 import { ProtocolError } from "../SingleInstanceError.js"
@@ -159,7 +160,7 @@ const decode = (bytes: Buffer): Mail | undefined => {
 }
 
 const io = <A>(run: () => Promise<A>): Effect.Effect<A, unknown> =>
-  Effect.tryPromise({ try: run, catch: (cause) => cause })
+  whileInUse(Effect.tryPromise({ try: run, catch: (cause) => cause }))
 
 const list = (folder: string): Effect.Effect<ReadonlyArray<string>> =>
   Effect.orElseSucceed(
@@ -180,7 +181,7 @@ const rename = (folder: string, from: string, to: string): Effect.Effect<boolean
 // Whoever cleans up an empty mailbox may remove the folder at any time.
 const write = (folder: string, name: string, bytes: Uint8Array, durable: boolean): Effect.Effect<void, unknown> => {
   const draft = path.join(folder, `t.${origin()}.${random()}`)
-  const once = io(async () => {
+  const drafted = io(async () => {
     const file = await fs.promises.open(draft, "wx", 0o600)
     try {
       await file.writeFile(bytes)
@@ -188,13 +189,16 @@ const write = (folder: string, name: string, bytes: Uint8Array, durable: boolean
     } finally {
       await file.close()
     }
-    await fs.promises.rename(draft, path.join(folder, name))
-    if (durable && process.platform !== "win32") {
-      const directory = await fs.promises.open(folder, "r")
-      await directory.sync().finally(() => directory.close())
-    }
   })
-  return Effect.onError(once, () => remove(folder, path.basename(draft)))
+  const posted = io(() => fs.promises.rename(draft, path.join(folder, name)))
+  const kept = io(async () => {
+    if (!durable || process.platform === "win32") return
+    const directory = await fs.promises.open(folder, "r")
+    await directory.sync().finally(() => directory.close())
+  })
+  return Effect.onError(Effect.zipRight(drafted, Effect.zipRight(posted, kept)), () =>
+    remove(folder, path.basename(draft))
+  )
 }
 
 // An empty mailbox need not stay.
