@@ -141,6 +141,8 @@ interface Peer {
   unsent: number
   connected: boolean
   launch: Message.Launch
+  // Called when it was answered something.
+  onAnswered: (() => void) | undefined
 }
 
 // What is said to all, encoded once for each encoding.
@@ -250,6 +252,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     const sent = Effect.sync(() => {
       owner.unsent--
       running--
+      for (const peer of [owner, ...watchers]) peer.onAnswered?.()
       if (running === 0) for (const resume of [...idling]) resume()
     })
     return Effect.uninterruptible(Effect.zipRight(sending, sent))
@@ -484,10 +487,21 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       watching: new Set(),
       unsent: 0,
       connected: true,
-      launch: noLaunch
+      launch: noLaunch,
+      onAnswered: undefined
     }
     return peer
   })
+
+  // Until what a dead primary had taken has become of something; who listens is kept. Without an end, each next primary
+  // would take all of it once more.
+  const answered = (peer: Peer) =>
+    Effect.async<void>((resume) => {
+      peer.onAnswered = () => {
+        if (peer.outbox === undefined && peer.open.size + peer.watching.size + peer.unsent === 0) resume(Effect.void)
+      }
+      peer.onAnswered()
+    })
 
   // The connection ends with this effect; whatever breaks it is the other side's business, not ours.
   const converse = Effect.fnUntraced(function* (protocol: string, address: string, connection: Connection) {
@@ -518,7 +532,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
             }
             yield* onMessage(peer, decoded.right)
           }
-          frames = yield* connection.receive
+          const more = yield* Effect.either(connection.receive)
+          if (Either.isLeft(more)) return yield* connection.recovered === true ? answered(peer) : more.left
+          frames = more.right
         }
       }).pipe(Effect.onInterrupt(() => (peer.open.size + peer.unsent === 0 ? dismiss : Effect.void))),
       disconnect(peer)
@@ -655,7 +671,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         (entry) => {
           if (!isExpired(entry.request)) return Effect.forkIn(start(entry), scope)
           settle(entry, "struck")
-          return Effect.forkIn(refuse(entry.owner, entry.id, "Expired"), scope)
+          const { id, owner } = entry
+          const told = Effect.sync(() => owner.onAnswered?.())
+          return Effect.forkIn(Effect.zipRight(refuse(owner, id, "Expired"), told), scope)
         },
         { discard: true }
       )

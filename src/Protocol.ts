@@ -55,7 +55,10 @@ export interface Connection {
    */
   readonly withdraw?: ((frame: Uint8Array) => Effect.Effect<boolean>) | undefined
 
-  /** What arrives here was already taken once, by an earlier primary that has died since. */
+  /**
+   * What arrives here was already taken once, by an earlier primary that has died since. Its end says only that this is all
+   * of it: answers are still taken, until it is closed.
+   */
   readonly recovered?: boolean | undefined
 }
 

@@ -1,8 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, type Clock, Deferred, Duration, Effect, Exit, Fiber, FiberId, Ref, Schema, Scope } from "effect"
+import { Cause, type Clock, Deferred, Duration, Effect, Exit, Fiber, FiberId, Layer, Ref, Schema, Scope } from "effect"
 import { type Instance, Message, Primary, SingleInstance, TestSingleInstance } from "effect-single-instance"
 import { Endpoint } from "effect-single-instance/Endpoint"
 import { InstanceId } from "effect-single-instance/InstanceId"
+import { Protocol } from "effect-single-instance/Protocol"
 import type { ConfigOptions } from "effect-single-instance/SingleInstanceConfig"
 import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
 import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
@@ -12,6 +13,7 @@ import {
   greet,
   isDone,
   type Member,
+  type MemberOptions,
   member,
   Peer,
   type Puppet,
@@ -59,7 +61,7 @@ const abandoned = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.acquireRelease(Effect.forkDaemon(Effect.interruptible(effect)), Fiber.interruptFork)
 
 /** A process that leads, with this handler or without one. */
-const leading = (handler?: WorkHandler, options?: ConfigOptions) =>
+const leading = (handler?: WorkHandler, options?: MemberOptions) =>
   Effect.gen(function* () {
     const process = yield* member(Work, options)
     const ready = yield* Deferred.make<WorkPrimary>()
@@ -739,6 +741,40 @@ describe("the primary's side", () => {
       assert.strictEqual((yield* other.expect("State")).state, "running")
       yield* open("wait 2")
       assert.deepStrictEqual((yield* other.expect("Exit")).exit, success("re: wait 2"))
+    }).pipe(Effect.provide(simulated()))
+  )
+
+  it.scoped("ends a conversation that a dead primary had, when all of it is answered", () =>
+    Effect.gen(function* () {
+      const { handler, open, seen } = yield* observed
+      const all = new ProtocolError({ reason: "Disconnected", protocol: "memory", detail: "all", outcome: "Unknown" })
+      // Hello, proof and two requests.
+      const protocols: MemberOptions["protocols"] = (own) => [
+        Layer.succeed(Protocol, {
+          ...own,
+          listen: (options) =>
+            Effect.map(own.listen(options), (listener) => ({
+              ...listener,
+              accept: Effect.map(listener.accept, (connection) => {
+                let taken = 0
+                const receive = Effect.tap(connection.receive, ({ length }) => Effect.sync(() => (taken += length)))
+                return { ...connection, recovered: true, receive: Effect.suspend(() => (taken < 4 ? receive : all)) }
+              })
+            }))
+        })
+      ]
+      yield* leading(handler, { protocols })
+      const peer = yield* secondary(Work.key)
+      yield* peer.say(request("1", "once"))
+      yield* peer.say(request("2", "wait", { repeatable: true }))
+      assert.deepStrictEqual(yield* peer.expect("State"), { _tag: "State", id: "1", state: "unknown" })
+      yield* peer.expect("Accepted")
+      assert.deepStrictEqual(yield* peer.heard, [])
+      assert.deepStrictEqual(seen, ["wait"])
+      yield* open("wait")
+      assert.deepStrictEqual((yield* peer.expect("Exit")).exit, success("re: wait"))
+      assert.deepStrictEqual(yield* peer.rest, [])
+      assert.deepStrictEqual(seen, ["wait", "wait done"])
     }).pipe(Effect.provide(simulated()))
   )
 

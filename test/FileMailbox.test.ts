@@ -246,6 +246,34 @@ describe("FileMailbox", () => {
     })
   )
 
+  it.scopedLive("keeps nothing of what a dead primary had taken, once that is answered", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const listener = yield* Scope.extend(listen(), yield* child)
+      const sender = yield* child
+      const gone = yield* Deferred.make<void>()
+      const connecting = connect(listener.address, Deferred.await(gone))
+      const { far, near } = yield* pair(listener, Scope.extend(connecting, sender))
+      yield* near.send(text("hello"))
+      yield* near.send(text("taken"))
+      yield* receive(far, 2)
+      bury(mail, listener.address)
+      yield* Deferred.succeed(gone, undefined)
+      assert.strictEqual((yield* Effect.flip(near.receive)).reason, "Disconnected")
+      // Its process lives on, and is not there any more.
+      yield* Scope.close(sender, Exit.void)
+      const next = yield* listen()
+      const own = yield* child
+      const { connection, frames } = yield* Scope.extend(accept(next), own)
+      assert.deepStrictEqual([connection.recovered, frames], [true, ["hello", "taken"]])
+      assert.strictEqual((yield* Effect.flip(connection.receive)).reason, "Disconnected")
+      yield* Effect.ignore(connection.send(text("unknown")))
+      yield* Scope.close(own, Exit.void)
+      const marker = `l.${next.address.split("/")[1]}.`
+      yield* until("order", () => fs.readdirSync(mail).every((name) => name.startsWith(marker)))
+    })
+  )
+
   it.scopedLive("clears away what senders left that were killed, and nothing of the living", () =>
     Effect.gen(function* () {
       const { connect, listen, mail } = yield* setup

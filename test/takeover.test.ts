@@ -46,7 +46,11 @@ const whileSending = (options: StartOptions, kills: number) =>
     const last = primary.who
     const isServed = ({ entries, who }: Contender) =>
       who.startsWith("standby") || entries.some(({ by, outcome }) => outcome === "Delivered" && by === last)
-    yield* until("a message of each that the last primary handles", () => others.every(isServed))
+    yield* until(
+      "a message of each that the last primary handles",
+      () => others.every(isServed),
+      () => others.flatMap((other) => (isServed(other) ? [] : [{ who: other.who, entries: other.entries.slice(-2) }]))
+    )
     const history = yield* arena.history
     const outcomes = new Map<unknown, number>()
     for (const { event, outcome, reason } of history) {

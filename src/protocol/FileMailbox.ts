@@ -277,6 +277,8 @@ class Side {
       readonly prefix: string
       readonly durable: boolean
       readonly turn: Turn
+      /** All of it is there from the beginning. */
+      readonly whole: boolean
       /** Takes a message: the name under which it can be read, `undefined` where it is not there any more. */
       readonly take: (incoming: Incoming) => Effect.Effect<string | undefined, unknown>
       /** What becomes of it when it was read. */
@@ -439,6 +441,7 @@ class Side {
       )
     }
     if (this.lost !== undefined) return Effect.fail(this.lost)
+    if (this.options.whole) return Effect.fail(error("Disconnected", "nothing more comes", "Unknown"))
     return Effect.zipRight(
       this.pause(() => this.incoming.length > 0 || this.lost !== undefined),
       Effect.suspend(() => this.receive)
@@ -517,15 +520,12 @@ class Side {
       Effect.suspend(() => {
         this.inbox = []
         if (this.failed) return Effect.void
-        const isDone = this.over || this.lost !== undefined
-        const leaving = isDone
-          ? // Nobody will take it.
-            Effect.forEach(this.outgoing.keys(), (name) => remove(this.folder, name), { discard: true })
-          : Effect.void
-        return Effect.zipRight(
-          leaving,
-          isDone ? Effect.void : this.fail(error("Disconnected", "this side closed the connection", "Unknown"))
-        )
+        const closed = error("Disconnected", "this side closed the connection", "Unknown")
+        if (!this.over && this.lost === undefined) return this.fail(closed)
+        // Nobody will take it.
+        const leaving = Effect.forEach(this.outgoing.keys(), (name) => remove(this.folder, name), { discard: true })
+        // Whoever is primary by now is told, for what it may have answered, or may still be about to.
+        return !this.over && this.options.durable ? Effect.zipRight(leaving, this.fail(closed)) : leaving
       })
     )
   )
@@ -597,6 +597,7 @@ const listen = (
         durable: false,
         // Above all that an earlier primary answered.
         turn: lanes.get(recovered ? lane : `${lane} recovered`)?.side.options.turn ?? makeTurn(Date.now() * 1_000),
+        whole: recovered,
         take: ({ name }) => {
           if (name.startsWith("c.")) return Effect.succeed(name)
           const claim = claimOf(name)
@@ -672,8 +673,10 @@ const listen = (
         const incoming = complete(inOrder(mails), seen)
         if (incoming.length === 0 || lanes.has(lane) || !open) continue
         if (incoming[0]!.kind === "e") {
-          // Both sides ended it at the same time.
-          yield* remove(folder, incoming[0]!.name)
+          // Both sides ended it at the same time, or its sender left when an earlier primary had died.
+          lanes.get(`${lane} recovered`)?.side.lose(error("Disconnected", "the peer closed the connection", "Unknown"))
+          const answers = names.filter((name) => name.startsWith(`d.${lane}.`))
+          for (const name of [incoming[0]!.name, ...answers]) yield* remove(folder, name)
           continue
         }
         const entered = enter(lane, false)
@@ -834,6 +837,7 @@ const connect = (
       prefix: `n.${to}.${lane}`,
       durable: true,
       turn: makeTurn(0),
+      whole: false,
       take: ({ name }) => Effect.succeed(name),
       taken: (name) => remove(folder, name)
     })
