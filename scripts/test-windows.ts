@@ -28,8 +28,7 @@ const suites = [
   "delivery",
   "fallback",
   "witness",
-  "killstorm",
-  "takeover"
+  "killstorm"
 ]
 const suiteMillis = 600_000
 
