@@ -437,7 +437,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
           ...config,
           helloTimeout: Duration.min(config.helloTimeout, Duration.millis(remaining))
         },
-        pid: (yield* verifier.self).pid,
+        pid: verifier.pid,
         patience: Duration.millis(patienceMillis),
         gone: following.gone
       }

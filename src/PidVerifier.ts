@@ -17,7 +17,13 @@ import type { Liveness } from "./Liveness.js"
 export class PidVerifier extends Context.Tag("effect-single-instance/PidVerifier")<
   PidVerifier,
   {
-    /** The identity of this process; what the platform does not tell is `null`. Computed once. */
+    /** The pid of this process. */
+    readonly pid: number
+
+    /**
+     * The identity of this process; what the platform does not tell is `null`. Computed once, when it is first needed:
+     * macOS and Windows run programs for it.
+     */
     readonly self: Effect.Effect<ProcessIdentity>
 
     /**

@@ -10,7 +10,7 @@ import * as MemoryLock from "effect-single-instance/lock/MemoryLock"
 import * as NodeLockFiles from "effect-single-instance/lock/NodeLockFiles"
 import * as TestPidVerifier from "effect-single-instance/pid/TestPidVerifier"
 import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
-import { type Contender, endpoints, id, lead, suite, type World } from "./contract/InstanceLock.js"
+import { type Contender, endpoints, follow, id, lead, suite, type World } from "./contract/InstanceLock.js"
 
 /** Runs before each operation of a process on files; may interrupt it. */
 type Tap = (operation: string, name: string) => Effect.Effect<void>
@@ -194,6 +194,17 @@ describe("FileLock", () => {
       })
     )
   }
+
+  // On Linux a liveness socket counts under the same boot only.
+  it.scopedLive.skipIf(process.platform === "linux")("asks who follows for no more than its pid", () =>
+    Effect.gen(function* () {
+      const { spawn } = yield* fileWorld
+      const { record } = yield* lead(yield* spawn())
+      const follower = yield* spawn()
+      Object.assign(follower.process.verifier, { self: Effect.die("its identity was asked for") })
+      assert.strictEqual((yield* follow(follower)).record.nonce, record.nonce)
+    })
+  )
 
   it.scopedLive("collects what the dead left behind, and nothing of the living", () =>
     Effect.gen(function* () {

@@ -137,6 +137,7 @@ export const judgeStart = (
  * @category constructors
  */
 export const makeVerifier = (parts: {
+  readonly pid?: number | undefined
   readonly self: Effect.Effect<ProcessIdentity>
   readonly where: (
     recorded: ProcessIdentity,
@@ -146,12 +147,13 @@ export const makeVerifier = (parts: {
   readonly judge?: typeof judgeStart | undefined
   readonly send?: typeof sendSignal | undefined
 }): PidVerifier["Type"] => {
-  const { judge = judgeStart, look, self, send = sendSignal, where } = parts
+  const { judge = judgeStart, look, pid = process.pid, self, send = sendSignal, where } = parts
   const sight = (recorded: ProcessIdentity, options: { readonly local: boolean }): Effect.Effect<Sighting> =>
     Effect.flatMap(where(recorded, options), (verdict) =>
       verdict === undefined ? look(recorded.pid) : Effect.succeed(verdict)
     )
   return {
+    pid,
     self,
     verify: (recorded, options) =>
       Effect.map(sight(recorded, options), (seen) => (seen._tag === "Process" ? judge(recorded, seen) : seen)),

@@ -138,7 +138,8 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
         return yield* failed(reason, liveness.reason, ownerOf(record))
       }
       case "Alive":
-        if (InstanceRecord.isSameProcess(record.process, yield* verifier.self)) {
+        // Who only follows need not know more of itself than its pid.
+        if (record.process.pid === verifier.pid && InstanceRecord.isSameProcess(record.process, yield* verifier.self)) {
           return yield* failed("AlreadyHeldInProcess", `process ${record.process.pid} is this one`, ownerOf(record))
         }
         return { _tag: "Alive", record, evidence: liveness.evidence }

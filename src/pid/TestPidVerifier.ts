@@ -162,6 +162,7 @@ export const makeTable: Effect.Effect<ProcessTable> = Effect.sync(() => {
       process: {
         identity,
         verifier: makeVerifier({
+          pid: identity.pid,
           self: Effect.succeed(identity),
           where: (recorded, options) => Effect.sync(() => judgeWhere(recorded, identity, options)),
           look: (pid) => Effect.sync(() => look({ ...place, pid })),

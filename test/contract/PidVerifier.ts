@@ -67,6 +67,7 @@ export const contract = (
         const verifier = yield* PidVerifier
         const self = yield* verifier.self
         assert.deepStrictEqual(yield* verifier.self, self)
+        assert.strictEqual(verifier.pid, self.pid)
         assert.isNotNull(self.start)
         assert.isNotNull(self.pidNamespace)
         assert.isNotNull(self.machine)

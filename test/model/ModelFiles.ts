@@ -300,6 +300,7 @@ export const openEndpoint = (port: Port, nonce: string): Effect.Effect<void, nev
  * What one simulated process can tell of the others.
  */
 export const makePidVerifier = (port: Port): PidVerifier["Type"] => ({
+  pid: firstPid + port.index,
   self: Effect.succeed(identity(firstPid + port.index)),
   verify: (recorded) =>
     Effect.map(port.perform({ _tag: "verify", pid: recorded.pid }), (result): Liveness.Liveness => {
