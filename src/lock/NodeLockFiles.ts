@@ -188,8 +188,12 @@ const makeDirectory = Effect.fnUntraced(function* (
           : Effect.sync(() => tryLock(at(witness.name), witness))
       }).pipe(Effect.catchAllDefect((cause) => Effect.succeed({ _tag: "Silent", reason: code(cause) } as const))),
     hungUp: (witness) => {
-      const pause = Effect.flatMap(Random.nextIntBetween(50, 1_000), Effect.sleep)
-      if (!witness.name.startsWith("w.")) return pause
+      const pause = Effect.flatMap(Random.nextIntBetween(50, 1_000), idle)
+      if (!witness.name.startsWith("w.")) {
+        // A lock tells nobody that it was freed, and must not be said to have gone while it is held: conversations end then.
+        const isHeld = () => stands(witness) && tryLock(at(witness.name), witness)._tag === "Answered"
+        return Effect.asVoid(Effect.repeat(Effect.zipRight(pause, Effect.sync(isHeld)), { while: (held) => held }))
+      }
       return Effect.flatMap(hangUp(socketPath(witness.name)), (ended) =>
         // Refused, it went since the look at it, which can be proven: to wait would only be lost.
         ended === "hung up" || (ended === "ECONNREFUSED" && local && stands(witness)) ? Effect.void : pause
@@ -350,6 +354,13 @@ const knock = (socketPath: string): Effect.Effect<string> =>
   }).pipe(
     Effect.timeoutTo({ duration: probeMillis, onSuccess: (answer) => answer, onTimeout: () => "no answer in time" })
   )
+
+// Sleeps, and keeps no process alive.
+const idle = (millis: number): Effect.Effect<void> =>
+  Effect.async((resume) => {
+    const timer = setTimeout(() => resume(Effect.void), millis).unref()
+    return Effect.sync(() => clearTimeout(timer))
+  })
 
 // Holds a connection until the other side closes it, or answers why there is none.
 const hangUp = (socketPath: string): Effect.Effect<string> =>
