@@ -36,16 +36,15 @@ const primary = (protocol: Protocol["Type"], onListening: (address: string) => v
         }
         return Effect.forEach(answers, connection.send, { discard: true })
       }),
-      Effect.forever
+      Effect.forever,
+      // The client has gone, and the signal to end will come. The scope stays open until then: Effect 3 may lose an
+      // interruption that comes between two finalizers.
+      Effect.catchIf(
+        ({ reason }) => reason === "Disconnected",
+        () => Effect.never
+      )
     )
-  }).pipe(
-    Effect.scoped,
-    // The client has gone. It waits to be ended: a signal that comes while its handler is being removed is lost.
-    Effect.catchIf(
-      ({ reason }) => reason === "Disconnected",
-      () => Effect.never
-    )
-  )
+  }).pipe(Effect.scoped)
 
 const client = (protocol: Protocol["Type"], address: string) =>
   Effect.gen(function* () {

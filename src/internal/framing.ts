@@ -43,13 +43,19 @@ export const encode = (body: Uint8Array): Buffer => {
 
 /**
  * Cuts a stream of bytes into frames, however it was split on the way. Only the frame that is incomplete is kept, in at
- * most 64 KiB or four times the bytes that arrived of it, and never more than `maxFrameBytes`. A frame that lies in one
- * chunk is a view of it.
+ * most 64 KiB or four times the bytes that arrived of it, and never more than `maxFrameBytes`; of a peer that is trusted in
+ * as many bytes as it announced. A frame that lies in one chunk is a view of it.
  *
  * @since 0.1.0
  * @category decoding
  */
 export class Decoder {
+  /**
+   * Whether the peer may claim memory before what it announces has arrived: large frames are copied once less.
+   *
+   * @since 0.1.0
+   */
+  trusting = false
   private header = 0
   private headerLength = 0
   // The length of the body that is due; -1 while its header is incomplete.
@@ -133,7 +139,9 @@ export class Decoder {
   private keep(chunk: Uint8Array, offset: number): void {
     const length = this.length + chunk.length - offset
     if (length === this.length) return
-    if (length > this.body.length) this.grow(Math.min(this.due, Math.max(trusted, length, this.body.length * 4)))
+    if (length > this.body.length) {
+      this.grow(this.trusting ? this.due : Math.min(this.due, Math.max(trusted, length, this.body.length * 4)))
+    }
     this.body.set(chunk.subarray(offset), this.length)
     this.length = length
   }

@@ -169,6 +169,7 @@ export const make = (
   const isPresuming = () => !trusted && decoder.announced > maxStrangerBytes
   const trust = Effect.sync(() => {
     trusted = true
+    decoder.trusting = true
     onTrust()
     if (inbox.length === 0) unpause()
   })

@@ -164,6 +164,7 @@ export class SharedRings extends Duplex {
   private spinUntil = 0
   private fruitless = 0
   private waits = 0
+  private sleptAt = 0
 
   constructor(
     private readonly carrier: net.Socket,
@@ -211,8 +212,11 @@ export class SharedRings extends Duplex {
 
   private hear(bytes: Buffer): void {
     if (this.destroyed) return
-    if (this.rings !== undefined) this.advance()
-    else if (this.role === "client") this.answered(bytes[0]!)
+    if (this.rings !== undefined) {
+      // Woken so soon, it would have found it by spinning.
+      if (performance.now() - this.sleptAt < 2 * spinMillis) this.fruitless = 0
+      this.advance()
+    } else if (this.role === "client") this.answered(bytes[0]!)
     else this.offered(bytes)
   }
 
@@ -345,6 +349,7 @@ export class SharedRings extends Duplex {
 
   // What comes after the last look and before the peer knows is looked for once more.
   private sleep(): void {
+    this.sleptAt = performance.now()
     while (this.isAwaiting) {
       this.await(true)
       if (!this.move()) return
