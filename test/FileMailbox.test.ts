@@ -154,8 +154,11 @@ describe("FileMailbox", () => {
 
   it.scopedLive("either takes back or was taken, never both and never neither", () =>
     Effect.gen(function* () {
-      const { both, neither, taken, withdrawn } = yield* race((connection, frame) => connection.withdraw!(frame))
-      assert.deepStrictEqual({ both, neither }, { both: 0, neither: 0 })
+      // On a busy machine one side may be first 200 times.
+      const { taken, withdrawn } = yield* Effect.scoped(race((connection, frame) => connection.withdraw!(frame))).pipe(
+        Effect.tap(({ both, neither }) => assert.deepStrictEqual({ both, neither }, { both: 0, neither: 0 })),
+        Effect.repeat({ times: 9, until: ({ taken, withdrawn }) => taken > 0 && withdrawn > 0 })
+      )
       assert.isAbove(taken, 0)
       assert.isAbove(withdrawn, 0)
     })
@@ -163,7 +166,7 @@ describe("FileMailbox", () => {
 
   it.scopedLive("would not where taking back looked first (the canary)", () =>
     Effect.gen(function* () {
-      const found = yield* race((_, frame, mail) =>
+      const looking = race((_, frame, mail) =>
         Effect.gen(function* () {
           const name = fs
             .readdirSync(mail)
@@ -174,6 +177,7 @@ describe("FileMailbox", () => {
           return true
         })
       )
+      const found = yield* Effect.repeat(Effect.scoped(looking), { times: 9, until: ({ both }) => both > 0 })
       assert.isAbove(found.both, 0)
     })
   )
