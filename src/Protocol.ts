@@ -114,7 +114,10 @@ export interface ListenOptions extends Place {
   readonly nonce: string
   /** The largest frame, in bytes. */
   readonly maxFrameBytes: number
-  /** How many connections may be open at once, those in the queue included; the surplus is closed. */
+  /**
+   * How many connections may be open at once, those in the queue included. Above it one makes room that is not trusted yet,
+   * the oldest first, where the protocol can tell; else the newcomer is closed.
+   */
   readonly maxConnections: number
 }
 

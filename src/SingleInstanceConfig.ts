@@ -65,7 +65,8 @@ export const Options: Schema.Struct<{
  * - `helloTimeout`: how long either side waits for the other's part of the hello. 5 seconds.
  * - `drain`: how long a primary that goes away lets accepted requests end. 10 seconds.
  * - `maxFrameBytes`: the largest message, encoded, in bytes. 16 MiB.
- * - `maxConnections`: how many connections a primary serves at once; the surplus is closed and tries again. 1,024.
+ * - `maxConnections`: how many connections a primary serves at once. Above it the oldest one whose peer has not proven
+ *   who it is makes room; where all have, the surplus is closed and tries again. 1,024.
  * - `maxInFlight`: how many requests a connection may have unanswered; a sender waits below it. 256.
  * - `maxRemembered`: how many ended requests a primary can still tell the outcome of. 10,000.
  * - `encoding`: how a secondary would like messages to be written, `"json"` or `"msgpack"`. JSON is the faster one in Node,

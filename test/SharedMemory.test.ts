@@ -14,7 +14,19 @@ import * as localSocket from "../src/internal/localSocket.js"
 import * as native from "../src/internal/native.js"
 import { SharedRings, segmentBytes } from "../src/internal/sharedRings.js"
 import { itNeeds, makeArena, makePidNamespace, needs } from "./contenders.js"
-import { bytes, child, drain, echo, isSame, nonce, receive, serve, suite, temporary } from "./contract/Protocol.js"
+import {
+  bytes,
+  child,
+  drain,
+  echo,
+  isSame,
+  nonce,
+  receive,
+  serve,
+  suite,
+  temporary,
+  until
+} from "./contract/Protocol.js"
 import { fixture } from "./fixtures.js"
 
 const isLinux = process.platform === "linux"
@@ -54,15 +66,6 @@ const trip = (connection: Connection, frame: Uint8Array) =>
   Effect.gen(function* () {
     const [, [back]] = yield* Effect.all([connection.send(frame), receive(connection, 1)], { concurrency: "unbounded" })
     assert.isTrue(isSame(back, frame))
-  })
-
-const until = (what: string, condition: () => boolean) =>
-  Effect.gen(function* () {
-    for (let round = 0; round < 500; round++) {
-      if (condition()) return
-      yield* Effect.sleep("20 millis")
-    }
-    assert.fail(`${what} did not come about`)
   })
 
 /** The mappings of shared memory that this process has. */

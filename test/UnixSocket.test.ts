@@ -9,7 +9,7 @@ import { type Connection, type ListenOptions, Protocol } from "effect-single-ins
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { encode } from "../src/internal/framing.js"
 import { shortPath } from "../src/internal/socketPath.js"
-import { bytes, child, drain, echo, isSame, nonce, receive, serve, temporary } from "./contract/Protocol.js"
+import { bytes, child, drain, echo, isSame, nonce, receive, serve, temporary, until } from "./contract/Protocol.js"
 import { fixture } from "./fixtures.js"
 
 const isLinux = process.platform === "linux"
@@ -44,15 +44,6 @@ const raw = (file: string) =>
     ),
     ({ socket }) => Effect.sync(() => socket.destroy())
   )
-
-const until = (what: string, condition: () => boolean) =>
-  Effect.gen(function* () {
-    for (let round = 0; round < 500; round++) {
-      if (condition()) return
-      yield* Effect.sleep("20 millis")
-    }
-    assert.fail(`${what} did not come about`)
-  })
 
 const listening = (server: net.Server, name: string) =>
   Effect.async<void>((resume) => {

@@ -10,10 +10,10 @@ import { crossing, itNeeds, makeArena, needs, until } from "./contenders.js"
 import type { Options as PeerOptions } from "./fixtures/measured-peer.js"
 import type { Leak, Measure, Options } from "./fixtures/measured-primary.js"
 import { fixture } from "./fixtures.js"
-import { reported, isStress as stress } from "./stress.js"
+import { isStress, reported, scaled } from "./stress.js"
 
 /** Connections in all, processes that are killed, and how many connections each of these holds at least. */
-const whole = stress ? { connections: 10_000, killed: 200, held: 5 } : { connections: 500, killed: 10, held: 10 }
+const whole = { connections: scaled(500, 10_000), killed: scaled(10, 200), held: isStress ? 5 : 10 }
 const few = { connections: 150, killed: 3, held: 10 }
 
 /** A process and the lines it wrote; killed with the scope. */

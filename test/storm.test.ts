@@ -29,7 +29,7 @@ interface Crowd {
   readonly rounds: number
 }
 // Processes that have still to start take the longest; those that wait for the word meet in a smaller space of time.
-const rounds = { fresh: stress ? 20 : 5, waiting: stress ? 20 : 10 }
+const rounds = { fresh: scaled(5, 20), waiting: scaled(10, 20) }
 const secondaries = 200
 const config = { timeout: "60 seconds", helloTimeout: "30 seconds" } as const
 
@@ -200,7 +200,7 @@ for (const setting of [chain, ...alone]) {
         ...(stress && setting === chain
           ? [
               { size: 50, rounds: scaled(10, 40) },
-              { size: 100, rounds: 5 }
+              { size: 100, rounds: scaled(1, 5) }
             ]
           : [])
       ]

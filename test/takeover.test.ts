@@ -4,10 +4,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { type Contender, crossing, failing, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
-import { reported, isStress as stress } from "./stress.js"
+import { reported, scaled } from "./stress.js"
 
 const senders = 20
-const kills = stress ? 40 : 6
+const kills = scaled(6, 40)
 const config = { timeout: "60 seconds", helloTimeout: "30 seconds" } as const
 
 const isLeading = ({ entries }: Contender) => entries.some((entry) => entry.event === "begin")
@@ -74,8 +74,8 @@ const whileSending = (options: StartOptions, kills: number) =>
 describe("takeover after SIGKILL", () => {
   // Over the platform's chain, and over each protocol between processes alone.
   for (const [over, kills, options] of [
-    ["the chain", stress ? 40 : 6, { config }],
-    ...crossing.map((protocol) => [protocol, stress ? 20 : 3, { config, protocol }] as const)
+    ["the chain", scaled(6, 40), { config }],
+    ...crossing.map((protocol) => [protocol, scaled(3, 20), { config, protocol }] as const)
   ] as const) {
     it.scopedLive(
       `while ${senders} send over ${over}: no message is handled twice, lost in silence or denied in error`,
@@ -151,7 +151,7 @@ describe("takeover after SIGKILL", () => {
         const times: Array<number> = []
         let primary = yield* arena.start("standby")
         yield* primary.waitFor("begin")
-        for (let kill = 0; kill < (stress ? 50 : 10); kill++) {
+        for (let kill = 0; kill < scaled(10, 50); kill++) {
           const standby = yield* arena.start("standby")
           yield* standby.waitFor("follow", { pid: yield* primary.pid })
           yield* primary.kill

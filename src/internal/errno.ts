@@ -15,6 +15,15 @@ export const code = (cause: unknown): string =>
   Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : "UNKNOWN"
 
 /**
+ * An error of our own with the code of a system call's, for who reads it by that.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = (code: string, message: string): NodeJS.ErrnoException =>
+  Object.assign(new Error(message), { code })
+
+/**
  * An error in a few words.
  *
  * @since 0.1.0

@@ -20,10 +20,11 @@ export interface Kind {
   readonly over?: ((directory: string) => nodeSocket.Options["over"]) | undefined
 }
 
-type Protocolled = Pick<Protocol["Type"], "listen" | "connect">
+/** What of a protocol is not its name. */
+export type Transport = Pick<Protocol["Type"], "listen" | "connect">
 
 /** Unix domain sockets called `<letter>.<nonce>`, under the address `<name>:<letter>.<nonce>`. */
-export const unix = ({ letter, name: protocol, over }: Kind): Protocolled => {
+export const unix = ({ letter, name: protocol, over }: Kind): Transport => {
   const error = errorOf(protocol)
   return {
     listen: ({ directory, maxConnections, maxFrameBytes, nonce }) => {
@@ -54,7 +55,7 @@ export const unix = ({ letter, name: protocol, over }: Kind): Protocolled => {
 const prefix = "\\\\.\\pipe\\"
 
 /** Pipes with random names, under the address `<name>://./pipe/esi-<32 hex digits>`. */
-export const pipe = ({ name: protocol, over }: Kind): Protocolled => ({
+export const pipe = ({ name: protocol, over }: Kind): Transport => ({
   listen: ({ directory, maxConnections, maxFrameBytes }) =>
     Effect.suspend(() => {
       const name = `esi-${randomBytes(16).toString("hex")}`
@@ -70,10 +71,10 @@ export const pipe = ({ name: protocol, over }: Kind): Protocolled => ({
 })
 
 /** What this platform has of both. */
-export const local = process.platform === "win32" ? pipe : unix
+export const local: (kind: Kind) => Transport = process.platform === "win32" ? pipe : unix
 
 /** A protocol that can do nothing here. */
-export const unavailable = (protocol: string, detail: string): Protocolled => {
+export const unavailable = (protocol: string, detail: string): Transport => {
   const failure = Effect.fail(errorOf(protocol)("Unavailable", detail))
   return { listen: () => failure, connect: () => failure }
 }

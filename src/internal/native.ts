@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto"
 import * as fs from "node:fs"
 import { createRequire } from "node:module"
 import * as path from "node:path"
+import * as errno from "./errno.js"
 
 /** Memory that this process has mapped. Nothing may touch the bytes after `unmap`. */
 export interface Segment {
@@ -55,10 +56,7 @@ export const load = (platform: NodeJS.Platform = process.platform): Native => {
   return native
 }
 
-/** An error of this file's own, with the code of a system call's. */
-const failure = (code: string, message: string): Error => Object.assign(new Error(message), { code })
-
-const refused = (what: string): Error => failure("ENOTSUP", what)
+const refused = (what: string): Error => errno.make("ENOTSUP", what)
 
 // What a peer says that cannot be.
 const unknown = (reference: string): Error => refused(`${reference} names no memory here`)
@@ -80,7 +78,7 @@ const mapping = (koffi: Koffi) => {
     // Only what is as large as that: a page that the file does not have is a SIGBUS.
     if (fs.fstatSync(fd).size !== size) throw refused("the memory has another size")
     const address = mmap(null, size, readWrite, shared, fd, 0)
-    if (address === mapFailed) throw failure("ENOMEM", "it cannot be mapped")
+    if (address === mapFailed) throw errno.make("ENOMEM", "it cannot be mapped")
     return viewed(koffi, address, size, () => void munmap(address, size))
   }
 
@@ -186,7 +184,7 @@ const windows = (koffi: Koffi): Native => {
 
   const map = (handle: unknown, size: number): Segment => {
     const address = mapViewOfFile(handle, mapReadWrite, 0, 0, size)
-    if (address === null) throw failure("ENOMEM", "it cannot be mapped")
+    if (address === null) throw errno.make("ENOMEM", "it cannot be mapped")
     return viewed(koffi, address, size, () => void unmapViewOfFile(address))
   }
 
@@ -195,7 +193,7 @@ const windows = (koffi: Koffi): Native => {
     create: (size) => {
       const name = `esi-${randomBytes(16).toString("hex")}`
       const handle = createFileMapping(-1, null, pageReadWrite, 0, size, `Local\\${name}`)
-      if (handle === null) throw failure("ENOMEM", "there is no memory to share")
+      if (handle === null) throw errno.make("ENOMEM", "there is no memory to share")
       const withdraw = once(() => closeHandle(handle))
       try {
         return { ...map(handle, size), reference: `section:${name}`, withdraw }
@@ -208,7 +206,7 @@ const windows = (koffi: Koffi): Native => {
       const name = /^section:(esi-[0-9a-f]{32})$/.exec(reference)?.[1]
       if (name === undefined) throw unknown(reference)
       const handle = openFileMapping(mapReadWrite, 0, `Local\\${name}`)
-      if (handle === null) throw failure("ENOENT", "there is no such section")
+      if (handle === null) throw errno.make("ENOENT", "there is no such section")
       try {
         return map(handle, size)
       } finally {

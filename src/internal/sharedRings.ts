@@ -45,9 +45,7 @@ export interface Options {
   readonly spinMillis?: number | undefined
 }
 
-const failure = (code: string, message: string): Error => Object.assign(new Error(message), { code })
-
-const corrupted = () => failure("EPROTO", "the peer's position in the ring is impossible")
+const corrupted = () => errno.make("EPROTO", "the peer's position in the ring is impossible")
 
 // One direction, as its producer sees it. Only the consumer's position is read from the memory, and not believed blindly.
 class Outgoing {
@@ -77,8 +75,8 @@ class Outgoing {
     return length
   }
 
-  /** Whether the consumer sleeps and is to be woken. */
-  get isAwaited(): boolean {
+  /** Whether the consumer sleeps and is to be woken; its wish is taken back with that. */
+  claimsBell(): boolean {
     return Atomics.exchange(this.cells, this.at + sleeping, 0) === 1
   }
 
@@ -118,8 +116,8 @@ class Incoming {
     return chunk
   }
 
-  /** Whether the producer waits for room and is to be woken: not for a few bytes. */
-  get isAwaited(): boolean {
+  /** Whether the producer waits for room and is to be woken, not for a few bytes; its wish is taken back with that. */
+  claimsBell(): boolean {
     return (
       Atomics.load(this.cells, this.at + waiting) === 1 &&
       this.available <= capacity / 2 &&
@@ -198,7 +196,7 @@ export class SharedRings extends Duplex {
       this.offer = this.options.native().create(segmentBytes, this.options.directory)
       this.carrier.write(`${greeting}${this.offer.reference}\n`)
     } catch (cause) {
-      this.destroy(failure("ENOTSUP", `memory cannot be shared: ${errno.describe(cause)}`))
+      this.destroy(errno.make("ENOTSUP", `memory cannot be shared: ${errno.describe(cause)}`))
     }
   }
 
@@ -216,15 +214,18 @@ export class SharedRings extends Duplex {
       // Woken so soon, it would have found it by spinning.
       if (performance.now() - this.sleptAt < 2 * spinMillis) this.fruitless = 0
       this.advance()
-    } else if (this.role === "client") this.answered(bytes[0]!)
-    else this.offered(bytes)
+    } else if (this.role === "client") {
+      this.answered(bytes[0]!)
+    } else {
+      this.offered(bytes)
+    }
   }
 
   private answered(answer: number): void {
     const { offer } = this
     if (offer === undefined) return
     if (answer !== yes[0]) {
-      this.destroy(failure("ENOTSUP", "the primary cannot map the memory"))
+      this.destroy(errno.make("ENOTSUP", "the primary cannot map the memory"))
       return
     }
     this.attach(offer, 0)
@@ -238,7 +239,7 @@ export class SharedRings extends Duplex {
     const end = this.setup.indexOf("\n")
     if (end < 0 && this.setup.length <= maxSetup) return
     if (end < 0 || end > maxSetup || !this.setup.startsWith(greeting)) {
-      this.destroy(failure("EPROTO", "the peer does not set up shared memory"))
+      this.destroy(errno.make("EPROTO", "the peer does not set up shared memory"))
       return
     }
     try {
@@ -299,7 +300,7 @@ export class SharedRings extends Duplex {
   private leave(): void {
     if (this.ended || this.destroyed) return
     this.ended = true
-    if (this.rings === undefined) this.destroy(failure("ECONNRESET", "the peer left while memory was set up"))
+    if (this.rings === undefined) this.destroy(errno.make("ECONNRESET", "the peer left while memory was set up"))
     else this.advance()
   }
 
@@ -374,7 +375,7 @@ export class SharedRings extends Duplex {
       const chunk = this.rings.incoming.take()
       if (chunk === undefined) break
       moved = true
-      if (this.rings.incoming.isAwaited) this.ring()
+      if (this.rings.incoming.claimsBell()) this.ring()
       this.wanted = this.push(chunk)
     }
     if (this.wanted && this.ended && this.rings !== undefined) {
@@ -393,7 +394,7 @@ export class SharedRings extends Duplex {
       const length = this.ended ? chunk.length : this.rings.outgoing.put(chunk, this.pending.from)
       if (length === 0 && chunk.length > 0) break
       moved = true
-      if (this.rings.outgoing.isAwaited) this.ring()
+      if (this.rings.outgoing.claimsBell()) this.ring()
       this.pending.from += length
       if (this.pending.from < chunk.length) continue
       this.pending = undefined

@@ -9,6 +9,7 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+import * as errno from "./errno.js"
 
 /**
  * A path of `name` in `directory` to bind or connect a socket with. It means that very file while the scope is open, and
@@ -39,9 +40,7 @@ export const shortPath = (
     if (fits(plain)) return plain
     const linked = path.join(yield* link(directory), name)
     if (fits(linked)) return linked
-    return yield* Effect.fail(
-      Object.assign(new Error(`the name of a socket is too long: ${name}`), { code: "ENAMETOOLONG" })
-    )
+    return yield* Effect.fail(errno.make("ENAMETOOLONG", `the name of a socket is too long: ${name}`))
   })
 
 const descriptor = (directory: string): Effect.Effect<string, NodeJS.ErrnoException, Scope.Scope> =>

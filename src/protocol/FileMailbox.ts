@@ -239,12 +239,12 @@ interface Incoming {
 
 // Both who answer over one lane, what a dead primary took of it and what it did not, do so in one order: its sender looks
 // only at what is behind the last one that it took.
-interface Turn {
+interface Numbering {
   readonly lock: Effect.Semaphore
   sequence: number
 }
 
-const makeTurn = (sequence: number): Turn => ({ lock: Effect.unsafeMakeSemaphore(1), sequence })
+const makeNumbering = (sequence: number): Numbering => ({ lock: Effect.unsafeMakeSemaphore(1), sequence })
 
 class Side {
   // What is there and was not taken, in order.
@@ -276,7 +276,7 @@ class Side {
       /** What names of what it sends begin with. */
       readonly prefix: string
       readonly durable: boolean
-      readonly turn: Turn
+      readonly numbering: Numbering
       /** All of it is there from the beginning. */
       readonly whole: boolean
       /** Takes a message: the name under which it can be read, `undefined` where it is not there any more. */
@@ -332,7 +332,7 @@ class Side {
   readonly post = (kind: Kind, frame: Uint8Array): Effect.Effect<void, unknown> =>
     Effect.suspend(() => {
       const bytes = encode(kind === "f" ? (this.introduction ?? none) : none, frame)
-      const name = `${this.options.prefix}.${String(this.options.turn.sequence++).padStart(16, "0")}.${kind}${bytes.length}`
+      const name = `${this.options.prefix}.${String(this.options.numbering.sequence++).padStart(16, "0")}.${kind}${bytes.length}`
       const state = { size: bytes.length, written: false, missing: false }
       this.outgoing.set(name, state)
       this.names.set(frame, name)
@@ -356,19 +356,19 @@ class Side {
         // It may have ended while this one waited for its turn.
         return this.lost ?? Effect.zipRight(this.room, this.post("f", frame))
       })
-      return this.pause(() => !this.isFull() || this.lost !== undefined)
-        .pipe(Effect.zipRight(this.options.turn.lock.withPermits(1)(Effect.uninterruptible(posting))), this.inTurn)
-        .pipe(
-          Effect.tap(() => {
-            // A sender introduces itself with its first frame.
-            if (this.options.durable) this.introduction ??= Uint8Array.from(frame)
-          }),
-          Effect.mapError((cause) =>
-            cause instanceof ProtocolError
-              ? cause
-              : error("Disconnected", `the mail cannot be written (${errno.code(cause)})`, "NotDelivered", cause)
-          )
+      return this.pause(() => !this.isFull() || this.lost !== undefined).pipe(
+        Effect.zipRight(this.options.numbering.lock.withPermits(1)(Effect.uninterruptible(posting))),
+        this.inTurn,
+        Effect.tap(() => {
+          // A sender introduces itself with its first frame.
+          if (this.options.durable) this.introduction ??= Uint8Array.from(frame)
+        }),
+        Effect.mapError((cause) =>
+          cause instanceof ProtocolError
+            ? cause
+            : error("Disconnected", `the mail cannot be written (${errno.code(cause)})`, "NotDelivered", cause)
         )
+      )
     })
 
   // Frames go out in the order in which they were given. A semaphore would not do: it wakes all who wait for it, and lets
@@ -416,7 +416,7 @@ class Side {
   )
 
   readonly withdraw = (frame: Uint8Array): Effect.Effect<boolean> =>
-    this.options.turn.lock
+    this.options.numbering.lock
       .withPermits(1)(
         Effect.suspend(() => {
           this.withdrawn.add(frame)
@@ -436,7 +436,7 @@ class Side {
     if (this.inbox.length > 0) return Effect.succeed(this.inbox.splice(0))
     if (this.incoming.length > 0) {
       return Effect.zipRight(
-        this.options.turn.lock.withPermits(1)(Effect.uninterruptible(this.takeSome)),
+        this.options.numbering.lock.withPermits(1)(Effect.uninterruptible(this.takeSome)),
         Effect.suspend(() => this.receive)
       )
     }
@@ -516,7 +516,7 @@ class Side {
 
   /** Says that nothing more comes. */
   readonly leave: Effect.Effect<void> = Effect.suspend(() =>
-    this.options.turn.lock.withPermits(1)(
+    this.options.numbering.lock.withPermits(1)(
       Effect.suspend(() => {
         this.inbox = []
         if (this.failed) return Effect.void
@@ -596,7 +596,9 @@ const listen = (
         prefix: `d.${lane}`,
         durable: false,
         // Above all that an earlier primary answered.
-        turn: lanes.get(recovered ? lane : `${lane} recovered`)?.side.options.turn ?? makeTurn(Date.now() * 1_000),
+        numbering:
+          lanes.get(recovered ? lane : `${lane} recovered`)?.side.options.numbering ??
+          makeNumbering(Date.now() * 1_000),
         whole: recovered,
         take: ({ name }) => {
           if (name.startsWith("c.")) return Effect.succeed(name)
@@ -836,7 +838,7 @@ const connect = (
     const side = new Side(folder, lane, maxFrameBytes, {
       prefix: `n.${to}.${lane}`,
       durable: true,
-      turn: makeTurn(0),
+      numbering: makeNumbering(0),
       whole: false,
       take: ({ name }) => Effect.succeed(name),
       taken: (name) => remove(folder, name)

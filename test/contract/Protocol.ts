@@ -99,6 +99,16 @@ export const child: Effect.Effect<Scope.CloseableScope, never, Scope.Scope> = Ef
   (scope) => Scope.close(scope, Exit.void)
 )
 
+/** Waits for a condition, for at most ten seconds. */
+export const until = (what: string, condition: () => boolean): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    for (let round = 0; round < 500; round++) {
+      if (condition()) return
+      yield* Effect.sleep("20 millis")
+    }
+    assert.fail(`${what} did not come about`)
+  })
+
 /** Waits until a number has stopped growing. */
 export const settled = (count: Ref.Ref<number>): Effect.Effect<number> =>
   Effect.gen(function* () {
