@@ -3,7 +3,7 @@
 import { spawnSync } from "node:child_process"
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { cpus, release, totalmem } from "node:os"
-import { join } from "node:path"
+import { join, relative } from "node:path"
 import { parseArgs } from "node:util"
 import { root } from "./bundle.mjs"
 
@@ -22,20 +22,25 @@ if (!(seconds >= 1) || !Number.isSafeInteger(seed)) {
   process.exit(64)
 }
 
+// Those that are as long in either run, by what they show.
+const areas = { "test/PidVerifier.test.ts": "4", "test/faults.test.ts": "5" }
+
 const folder = join(root, "test")
 const scaling = readdirSync(folder)
   .filter(
     (name) => name.endsWith(".test.ts") && readFileSync(join(folder, name), "utf8").includes('from "./stress.js"')
   )
   .map((name) => `test/${name}`)
-const files = positionals.length > 0 ? positionals : scaling
+const files = positionals.length > 0 ? positionals : [...new Set([...scaling, ...Object.keys(areas)])].sort()
 const report = join(root, ".build/stress.jsonl")
+const results = join(root, ".build/stress.json")
 mkdirSync(join(root, ".build"), { recursive: true })
-rmSync(report, { force: true })
+for (const file of [report, results]) rmSync(file, { force: true })
 
 console.log(`stress: ${seconds} s, seed ${seed}, ${files.join(" ")}`)
 const started = performance.now()
-const { status } = spawnSync("npx", ["vitest", "run", "--no-file-parallelism", ...files], {
+const reporters = ["--reporter=default", "--reporter=json", `--outputFile=${results}`]
+const { status } = spawnSync("npx", ["vitest", "run", "--no-file-parallelism", ...reporters, ...files], {
   cwd: root,
   stdio: "inherit",
   env: { ...process.env, STRESS_SECONDS: String(seconds), STRESS_SEED: String(seed), STRESS_REPORT: report }
@@ -47,6 +52,24 @@ const rows = existsSync(report)
       .split("\n")
       .map((line) => JSON.parse(line))
   : []
+
+const { testResults = [] } = existsSync(results) ? JSON.parse(readFileSync(results, "utf8")) : {}
+for (const { assertionResults, name } of testResults) {
+  const file = relative(root, name)
+  if (areas[file] === undefined) continue
+  for (const title of new Set(assertionResults.map(({ ancestorTitles }) => ancestorTitles[0]))) {
+    const tests = assertionResults.filter(({ ancestorTitles }) => ancestorTitles[0] === title)
+    const skipped = tests.filter(({ status }) => status !== "passed" && status !== "failed").length
+    rows.push({
+      area: areas[file],
+      test: title,
+      size: `${tests.length} test${tests.length === 1 ? "" : "s"}${skipped === 0 ? "" : `, ${skipped} of them skipped`}`,
+      faults: `see ${file}`,
+      violations: tests.filter(({ status }) => status === "failed").map(({ title }) => title),
+      seconds: Math.round(tests.reduce((sum, { duration = 0 }) => sum + duration, 0) / 1_000)
+    })
+  }
+}
 if (rows.length === 0) {
   console.error("test:stress: no test has reported anything")
   process.exit(status || 1)

@@ -39,12 +39,13 @@ export interface Leader extends Leading {
   readonly checked: Effect.Effect<void>
 }
 
-const checkMillis = 5_000
+// So that `lost` is there within 5 s, whatever the system does not tell of.
+const checkMillis = 4_000
 const coalesceMillis = 250
 
 /**
  * Contends once. A leader checks itself for as long as the scope lives: when something changed where the lock lives, at
- * most every 250 ms, and every 5 s.
+ * most every 250 ms, and every 4 s.
  *
  * @since 0.1.0
  * @category operations

@@ -7,11 +7,11 @@ import { Effect } from "effect"
 import { type Arena, type Contender, itNeeds, kindsOfPrimary, makeArena, needs } from "./contenders.js"
 import type { Naive } from "./naive.js"
 import { makeRandom } from "./random.js"
-import { reported, scaled, seed } from "./stress.js"
+import { isStress, reported, scaled, seed } from "./stress.js"
 import { contradiction, type Entry } from "./witness.js"
 
-const seconds = scaled(20, 120)
-const workers = 7
+const seconds = scaled(20, 240)
+const workers = isStress ? 12 : 7
 
 /** Lets the storm rage for so long, or until `enough`; afterwards all of its processes are dead. */
 const rage = Effect.fnUntraced(function* (
@@ -23,7 +23,7 @@ const rage = Effect.fnUntraced(function* (
   const begin = Effect.suspend(() =>
     arena.start("storm", {
       seed: Math.floor(random() * 2 ** 31),
-      hold: 200,
+      hold: 100,
       fate: { stall: 0.1, millis: 30, kill: 0.003 },
       config: { timeout: "5 seconds", helloTimeout: "2 seconds", drain: "500 millis" },
       lock: options.lock
@@ -60,6 +60,8 @@ const summary = (history: ReadonlyArray<Entry>) => {
   const count = (event: string, outcome?: string) =>
     history.filter((entry) => entry.event === event && (outcome === undefined || entry.outcome === outcome)).length
   return {
+    // From where one contends, or sends, until it has ended in whatever way.
+    lives: count("life"),
     kills: count("kill"),
     leaderships: count("begin"),
     handled: count("handled"),
@@ -88,6 +90,7 @@ describe("a storm of SIGKILL and SIGSTOP", () => {
             []
           )
           // It did rage.
+          assert.isAbove(result.lives, 100)
           assert.isAbove(result.kills, 10)
           assert.isAbove(result.leaderships, 10)
           assert.isAbove(result.delivered, 3)
@@ -102,8 +105,8 @@ describe("a storm of SIGKILL and SIGSTOP", () => {
           const other = yield* arena.start("launch", { ahead: 120_000 })
           yield* other.waitFor("outcome", { outcome: "Delivered", by: next.who })
           yield* arena.consistent()
-          const { delivered, kills, leaderships, notDelivered, unknown } = result
-          return `${workers} workers, ${seconds} s: ${kills} kills, ${leaderships} leaderships; Delivered ${delivered}, NotDelivered ${notDelivered}, Unknown ${unknown}`
+          const { delivered, kills, leaderships, lives, notDelivered, unknown } = result
+          return `${workers} workers, ${lives} lives: ${kills} kills, ${leaderships} leaderships; Delivered ${delivered}, NotDelivered ${notDelivered}, Unknown ${unknown}`
         })
       ),
     seconds * 1_000 + 120_000

@@ -118,6 +118,7 @@ export const make = (
   let draining: Array<Resume<void>> = []
   const writing = new Set<Resume<void>>()
   let ending = false
+  let dropped = 0
   let failure: unknown
   let lost: ProtocolError | undefined
 
@@ -236,7 +237,8 @@ export const make = (
   }
 
   // After its end it goes on reading and drops what it reads: a socket that is closed with unread bytes resets the
-  // connection, and the peer could lose the last frames that it was sent.
+  // connection, and the peer could lose the last frames that it was sent. A stranger who sends without end is no longer
+  // read: he has as long to take his refusal, and takes no time of ours.
   const finish = () => {
     if (ending || socket.destroyed) return
     ending = true
@@ -259,7 +261,11 @@ export const make = (
   })
 
   socket.on("data", (chunk: Buffer) => {
-    if (lost !== undefined) return
+    if (lost !== undefined) {
+      dropped += chunk.length
+      if (!trusted && dropped > maxStrangerBytes) socket.pause()
+      return
+    }
     const from = inbox.length
     const refused = decoder.push(chunk, inbox)
     for (let index = from; index < inbox.length; index++) undelivered += inbox[index]!.length
