@@ -15,6 +15,7 @@ import * as ExecutionStrategy from "effect/ExecutionStrategy"
 import * as Exit from "effect/Exit"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
+import * as ParseResult from "effect/ParseResult"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
@@ -305,7 +306,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const encode = (request: Request | undefined): Effect.Effect<unknown, ProtocolError> =>
       codec.encodeRequest === undefined
         ? Effect.void
-        : Effect.mapError(codec.encodeRequest(request as Request), invalid)
+        : ParseResult.mapError(codec.encodeRequest(request as Request), invalid)
 
     const launchOf = (request: Request | undefined, given: LaunchOptions | undefined): Message.Launch => {
       if (codec.encodeRequest !== undefined || request === undefined) return currentLaunch(given)
@@ -444,14 +445,42 @@ export const make = <Request, Reply, Failure, Broadcast>(
       return { target, session: yield* Secondary.connect(target) }
     })
 
-    const exchange = Effect.fnUntraced(function* (
+    const exchange = (
       target: Secondary.Target,
       session: Secondary.Session,
       prepared: { readonly payload: unknown; readonly launch: Message.Request["launch"] },
       letter: Letter,
       send: SendOptions
-    ): Effect.fn.Return<Reply, Failure | TimeoutError | ProtocolError> {
-      const { message } = letter
+    ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> =>
+      Effect.withFiberRuntime((fiber) => {
+        const delivering = Secondary.deliver(target, session, {
+          id: letter.message,
+          payload: prepared.payload,
+          launch: prepared.launch,
+          trace: traceOf(fiber.currentContext),
+          detached: send.detached ?? false,
+          repeatable: letter.repeatable,
+          redelivered: letter.redelivered,
+          onOutput: send.onOutput
+        })
+        if (send.replyTimeout === undefined) return Effect.flatMap(delivering, (encoded) => conclude(session, encoded))
+        const millis = Duration.toMillis(send.replyTimeout)
+        const { pid } = session.primary
+        return Effect.flatMap(
+          Effect.timeoutFail(Effect.interruptible(delivering), {
+            duration: millis,
+            onTimeout: () =>
+              new TimeoutError({ phase: "reply", id, millis, pid, outcome: "Unknown", messageId: letter.message })
+          }),
+          (encoded) => conclude(session, encoded)
+        )
+      })
+
+    // What the handler's exit means to the sender.
+    const conclude = (
+      session: Secondary.Session,
+      encoded: Secondary.Reply
+    ): Effect.Effect<Reply, Failure | ProtocolError> => {
       const failed = (reason: ProtocolError["reason"], detail: string, cause?: unknown) =>
         new ProtocolError({
           reason,
@@ -459,45 +488,25 @@ export const make = <Request, Reply, Failure, Broadcast>(
           detail,
           outcome: "Delivered",
           pid: session.primary.pid,
-          ...(cause === undefined ? undefined : { cause })
+          ...(cause === undefined ? {} : { cause })
         })
-      const request: Secondary.Request = {
-        id: message,
-        payload: prepared.payload,
-        launch: prepared.launch,
-        trace: yield* currentTrace,
-        detached: send.detached ?? false,
-        repeatable: letter.repeatable,
-        redelivered: letter.redelivered,
-        onOutput: send.onOutput
+      const meaning = (exit: Exit.Exit<Reply, Failure>): Effect.Effect<Reply, Failure | ProtocolError> => {
+        if (Exit.isSuccess(exit)) return exit
+        const ended = Contract.classify(exit.cause)
+        switch (ended._tag) {
+          case "Fail":
+            return Effect.fail(ended.error)
+          case "Die":
+            return failed("HandlerDefect", "the primary's handler died", ended.defect)
+          case "Interrupt":
+            return failed("HandlerInterrupted", "the primary's handler was interrupted")
+        }
       }
-      const delivering = Secondary.deliver(target, session, request)
-      const encoded = yield* send.replyTimeout === undefined
-        ? delivering
-        : Effect.timeoutFail(Effect.interruptible(delivering), {
-            duration: send.replyTimeout,
-            onTimeout: () =>
-              new TimeoutError({
-                phase: "reply",
-                id,
-                millis: Duration.toMillis(send.replyTimeout!),
-                pid: session.primary.pid,
-                outcome: "Unknown",
-                messageId: message
-              })
-          })
-      const exit = yield* Effect.mapError(codec.decodeExit(encoded), (detail) => failed("Malformed", detail))
-      if (Exit.isSuccess(exit)) return exit.value
-      const ended = Contract.classify(exit.cause)
-      switch (ended._tag) {
-        case "Fail":
-          return yield* Effect.fail(ended.error)
-        case "Die":
-          return yield* failed("HandlerDefect", "the primary's handler died", ended.defect)
-        case "Interrupt":
-          return yield* failed("HandlerInterrupted", "the primary's handler was interrupted")
-      }
-    })
+      const decoded = codec.decodeExit(encoded)
+      return Either.isEither(decoded) && Either.isRight(decoded)
+        ? meaning(decoded.right as Exit.Exit<Reply, Failure>)
+        : Effect.matchEffect(decoded, { onFailure: (detail) => failed("Malformed", detail), onSuccess: meaning })
+    }
 
     // Contends or looks, and uses the primary that is found: round after round while another one may end better, until
     // the time is up. What a round opened is closed with it, unless its result is to be kept.
@@ -667,12 +676,12 @@ export const make = <Request, Reply, Failure, Broadcast>(
         protocol: session.protocol,
         address: session.address,
         closed: session.closed,
-        send: (request, options = {}) =>
+        send: (request, options = noOptions) =>
           Effect.flatMap(encode(request), (payload) => {
             const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
             if (isOwn) own ??= encodeLaunch(currentLaunch())
             const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
-            return exchange(target, session, { payload, launch }, letterOf({}), options)
+            return exchange(target, session, { payload, launch }, letterOf(noOptions), options)
           }),
         broadcasts: Stream.repeatEffectChunk(Effect.map(session.broadcasts, Chunk.unsafeFromArray)).pipe(
           Stream.mapEffect(({ missed, payload }) =>
@@ -715,6 +724,8 @@ interface Letter {
   readonly repeatable: boolean
   redelivered: boolean
 }
+
+const noOptions: SendOptions = {}
 
 const letterOf = ({ delivery }: SendOptions): Letter => ({
   message: randomUUID(),
@@ -799,36 +810,38 @@ const handle =
     id: InstanceId,
     codec: Contract.Codec<Request, Reply, Failure, Broadcast>,
     handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
-  ): Conversation.Handler<Exclude<R, Scope.Scope>> =>
-  ({ answer, launch, payload, trace }) =>
-    Effect.uninterruptibleMask((restore) => {
-      const run = (request: Request) =>
-        restore(
-          Effect.scoped(
-            traced(
-              id,
-              launch,
-              trace,
-              Effect.suspend(() => handler(request, launch))
-            )
-          )
-        ).pipe(
-          Effect.exit,
-          Effect.flatMap(codec.encodeExit),
-          Effect.flatMap((exit) => answer({ _tag: "Exit", exit }))
+  ): Conversation.Handler<R> =>
+  ({ answer, launch, payload, scope, trace }) => {
+    const end = (exit: Exit.Exit<Reply, Failure>) =>
+      Effect.flatMap(Effect.exit(Scope.close(scope, exit)), (closed) =>
+        Effect.flatMap(codec.encodeExit(Exit.isSuccess(closed) ? exit : Exit.zipLeft(exit, closed)), (exit) =>
+          answer({ _tag: "Exit", exit })
         )
-      return codec.encodeRequest === undefined
-        ? run(launch as Request)
-        : Effect.matchCauseEffect(restore(codec.decodeRequest(payload)), {
-            // A schema's own defect, or an interruption while it is asked, leaves no request either.
-            onFailure: (cause) =>
-              answer({
-                _tag: "Malformed",
-                detail: Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause))
-              }),
-            onSuccess: run
-          })
+      )
+    const run = (request: Request) =>
+      Effect.matchCauseEffect(
+        Effect.interruptible(
+          traced(
+            id,
+            launch,
+            trace,
+            Effect.suspend(() => handler(request, launch))
+          )
+        ),
+        { onFailure: (cause) => end(Exit.failCause(cause)), onSuccess: (reply) => end(Exit.succeed(reply)) }
+      )
+    if (codec.encodeRequest === undefined) return run(launch as Request)
+    const decoded = codec.decodeRequest(payload)
+    return Effect.matchCauseEffect(Either.isEither(decoded) ? decoded : Effect.interruptible(decoded), {
+      // An interruption while the schema is asked leaves no request either.
+      onFailure: (cause) =>
+        answer({
+          _tag: "Malformed",
+          detail: Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause))
+        }),
+      onSuccess: run
     })
+  }
 
 // A span costs more than a round trip of the transport, and without a tracer or a parent nobody can ever see it.
 const traced = <A, E, R>(
@@ -845,13 +858,12 @@ const traced = <A, E, R>(
         attributes: { id, message: launch.message, protocol: launch.protocol }
       })
 
-// Read from the context: `Effect.currentSpan` makes an error, stack trace and all, where there is none.
-const currentTrace: Effect.Effect<Message.Request["trace"]> = Effect.contextWith((context: Context.Context<never>) =>
-  Option.match(Context.getOption(context, Tracer.ParentSpan), {
-    onNone: () => undefined,
-    onSome: ({ sampled, spanId, traceId }) => ({ sampled, spanId, traceId })
-  })
-)
+const traceOf = (context: Context.Context<never>): Message.Request["trace"] => {
+  const span = Option.getOrUndefined(Context.getOption(context, Tracer.ParentSpan))
+  if (span === undefined) return undefined
+  const { sampled, spanId, traceId } = span
+  return { sampled, spanId, traceId }
+}
 
 const measured =
   (clock: Clock.Clock) =>

@@ -33,7 +33,8 @@ export class Launch extends Schema.Class<Launch>("effect-single-instance/Launch"
   stdin: Schema.optional(Schema.Uint8ArrayFromBase64)
 }) {}
 
-const Id = Schema.NonEmptyString.pipe(Schema.maxLength(128))
+const maxIdLength = 128
+const Id = Schema.NonEmptyString.pipe(Schema.maxLength(maxIdLength))
 const Mac = Schema.String.pipe(Schema.pattern(/^[0-9a-f]{64}$/))
 const Random = Schema.String.pipe(Schema.pattern(/^[0-9a-f]{32}$/))
 const Limit = Schema.Int.pipe(Schema.positive())
@@ -358,10 +359,29 @@ export const decode = (frame: Uint8Array): Either.Either<Message | Unrecognised,
     const id = "id" in value && isId(value.id) ? value.id : undefined
     return Either.right({ _tag: "Unrecognised", tag: tag.slice(0, 64), id })
   }
-  return guards[tag]!(value) ? Either.right(value) : Either.left(`the ${tag} message lacks what it must have`)
+  return isUsual(value) || guards[tag]!(value)
+    ? Either.right(value as Message)
+    : Either.left(`the ${tag} message lacks what it must have`)
 }
 
 const isId = Schema.is(Id)
+
+// The two that come with every request, where nothing is unusual about them: to ask the schema takes as long as all the
+// rest of reading one.
+const isUsual = (value: { readonly [field: string]: unknown }): boolean => {
+  const { _tag, id } = value
+  if (typeof id !== "string" || id.length === 0 || id.length > maxIdLength) return false
+  if (_tag === "Exit") return value.exit !== undefined
+  return (
+    _tag === "Request" &&
+    value.launch === undefined &&
+    value.trace === undefined &&
+    value.detached === undefined &&
+    value.repeatable === undefined &&
+    value.redelivered === undefined &&
+    (value.deadline === undefined || Number.isFinite(value.deadline))
+  )
+}
 
 const guards: Record<string, (value: unknown) => value is Message> = Object.fromEntries(
   Object.entries(schemas).map(([tag, schema]) => [tag, Schema.is(schema as Schema.Schema<any>)])

@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import { randomBytes } from "node:crypto"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as ExecutionStrategy from "effect/ExecutionStrategy"
@@ -55,8 +56,8 @@ export type Answer =
   | { readonly _tag: "Malformed"; readonly detail: string }
 
 /**
- * Runs one request. It must run `answer` exactly once, also when it is interrupted; one that ends without is answered as
- * one that died.
+ * Runs one request, in a fiber that begins uninterruptible. It must close `scope`, which is its context's, and then run
+ * `answer` exactly once, also when it is interrupted; one that ends without is answered as one that died.
  *
  * @since 0.1.0
  * @category models
@@ -65,8 +66,9 @@ export type Handler<R> = (request: {
   readonly payload: unknown
   readonly launch: IncomingLaunch
   readonly trace: Message.Request["trace"]
+  readonly scope: Scope.CloseableScope
   readonly answer: (answer: Answer) => Effect.Effect<void>
-}) => Effect.Effect<void, never, R>
+}) => Effect.Effect<void, never, R | Scope.Scope>
 
 /**
  * @since 0.1.0
@@ -74,7 +76,7 @@ export type Handler<R> = (request: {
  */
 export interface Server {
   /** Installs the handler; requests that waited for one start. A later one replaces it for requests to come. */
-  readonly install: <R>(handler: Handler<R>) => Effect.Effect<void, never, R>
+  readonly install: <R>(handler: Handler<R>) => Effect.Effect<void, never, Exclude<R, Scope.Scope>>
   /** Refuses what is new, lets accepted requests end within the bound, then interrupts them. */
   readonly shutdown: Effect.Effect<void>
   /** This process leads no more: refuses what is new and interrupts what runs. */
@@ -185,12 +187,12 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   let handled = 0
   let closing: "ShuttingDown" | "NotPrimary" | undefined
   let closed = false
-  let run: ((entry: Entry) => Fiber.RuntimeFiber<void>) | undefined
+  let run: ((entry: Entry, scope: Scope.CloseableScope) => Fiber.RuntimeFiber<void>) | undefined
 
+  // Most frames go at once, without an effect.
+  const isSent = (peer: Peer, frame: Uint8Array): boolean => !peer.connected || peer.connection.offer?.(frame) === true
   const send = (peer: Peer, frame: Uint8Array): Effect.Effect<void> =>
-    !peer.connected || peer.connection.offer?.(frame) === true
-      ? Effect.void
-      : Effect.ignore(peer.connection.send(frame))
+    isSent(peer, frame) ? Effect.void : Effect.ignore(peer.connection.send(frame))
 
   const tell = (peer: Peer, message: Message.Message): Effect.Effect<void> =>
     Effect.suspend(() => send(peer, Message.encode(message, peer.encoding)))
@@ -231,6 +233,11 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const answer = (entry: Entry, given: Answer): Effect.Effect<void> => {
     if (entry.state !== "running") return Effect.void
     const { id, owner, watchers } = entry
+    const sent = () => {
+      running--
+      for (const peer of [owner, ...watchers]) peer.onAnswered?.()
+      if (running === 0) for (const resume of [...idling]) resume()
+    }
     let sending: Effect.Effect<void>
     if (given._tag === "Malformed") {
       settle(entry, "struck")
@@ -248,14 +255,21 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
           ? reply(owner)
           : Effect.forEach([owner, ...watchers], reply, { concurrency: "unbounded", discard: true })
     }
+    // It went at once, as most do.
+    if (sending === Effect.void) {
+      sent()
+      return sending
+    }
     owner.unsent++
-    const sent = Effect.sync(() => {
-      owner.unsent--
-      running--
-      for (const peer of [owner, ...watchers]) peer.onAnswered?.()
-      if (running === 0) for (const resume of [...idling]) resume()
-    })
-    return Effect.uninterruptible(Effect.zipRight(sending, sent))
+    return Effect.uninterruptible(
+      Effect.zipRight(
+        sending,
+        Effect.sync(() => {
+          owner.unsent--
+          sent()
+        })
+      )
+    )
   }
 
   // Once: a second interruption would reach into the finalizers that the first one started.
@@ -269,7 +283,11 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     entry.state = "running"
     running++
     pending.delete(entry)
-    const fiber = run!(entry)
+    return Effect.flatMap(Scope.make(), (scope) => begin(entry, scope))
+  }
+
+  const begin = (entry: Entry, scope: Scope.CloseableScope): Effect.Effect<void> => {
+    const fiber = run!(entry, scope)
     // A handler that ended at once has already answered.
     if (entry.state !== "running") return Effect.void
     entry.fiber = fiber
@@ -650,21 +668,26 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       return listening.size
     })
 
-  const install = <R>(handler: Handler<R>): Effect.Effect<void, never, R> =>
-    Effect.flatMap(Effect.runtime<R>(), (runtime) => {
-      // Requests can be interrupted wherever `serve` was called.
-      const fork = Runtime.runFork(Runtime.enableRuntimeFlag(runtime, RuntimeFlags.Interruption))
-      run = (entry) =>
-        fork(
+  const install: Server["install"] = <R>(handler: Handler<R>) =>
+    Effect.flatMap(Effect.runtime<Exclude<R, Scope.Scope>>(), ({ context, fiberRefs, runtimeFlags }) => {
+      // Whatever `serve` was called in: the handler says where it can be interrupted. What it needs is there from the
+      // start, as each change of a fiber's context costs as much as the rest of a small request.
+      const uninterruptible = RuntimeFlags.disable(runtimeFlags, RuntimeFlags.Interruption)
+      run = (entry, scope) => {
+        const own = Context.add(context, Scope.Scope, scope) as Context.Context<R | Scope.Scope>
+        return Runtime.runFork(
+          Runtime.make({ context: own, fiberRefs, runtimeFlags: uninterruptible }),
           Effect.suspend(() =>
             handler({
               payload: entry.request.payload,
               launch: incoming(entry),
               trace: entry.request.trace,
+              scope,
               answer: (given) => Effect.suspend(() => answer(entry, given))
             })
           )
         )
+      }
       // All start now, in order; who reads slowly holds up nobody.
       return Effect.forEach(
         [...pending],

@@ -107,6 +107,36 @@ describe("Message", () => {
   })
 
   it.prop(
+    "takes the messages that its schemas take, and no others",
+    [
+      fc.constantFrom<Schema.Schema<any>>(Message.Request, Message.Exit),
+      fc.record(
+        {
+          id: fc.oneof(text, fc.constantFrom("a", "x".repeat(128), "x".repeat(129), null, 1)),
+          exit: json,
+          payload: json,
+          launch: fc.constantFrom(null, {}, { argv: [], cwd: "/", env: {} }),
+          trace: fc.constantFrom(null, {}, { traceId: "1", spanId: "2", sampled: true }),
+          deadline: fc.oneof(fc.double(), fc.constantFrom("1", null)),
+          detached: fc.constantFrom(true, false, null, 1),
+          repeatable: fc.constantFrom(true, false, null, 1),
+          redelivered: fc.constantFrom(true, false, null, 1)
+        },
+        { requiredKeys: [] }
+      )
+    ],
+    ([schema, fields]) => {
+      const written = JSON.stringify({ _tag: schema === Message.Exit ? "Exit" : "Request", ...fields })
+      assert.strictEqual(
+        Either.isRight(Message.decode(bytes(written))),
+        Schema.is(schema)(JSON.parse(written)),
+        written
+      )
+    },
+    { fastCheck: { numRuns: 1_000 } }
+  )
+
+  it.prop(
     "never throws, whatever the bytes",
     [
       fc.oneof(

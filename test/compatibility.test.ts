@@ -103,6 +103,13 @@ const framed = (message: object, like: Buffer): Buffer => {
   return Buffer.concat([prefix, body])
 }
 
+/** What is in an encoded cause, each once: a runtime repeats an interruption as often as its program is nested. */
+const leaves = (cause: any): ReadonlyArray<unknown> => {
+  const all = (cause: any): ReadonlyArray<any> =>
+    cause._tag === "Empty" ? [] : "left" in cause ? [...all(cause.left), ...all(cause.right)] : [cause]
+  return [...new Map(all(cause).map((leaf) => [JSON.stringify({ ...leaf, fiberId: undefined }), leaf])).values()]
+}
+
 /** Whether a version that knows more said the same: it may say more. */
 const assertSays = (said: unknown, recorded: unknown, where: string): void => {
   if (typeof recorded !== "object" || recorded === null) {
@@ -114,6 +121,7 @@ const assertSays = (said: unknown, recorded: unknown, where: string): void => {
     // The clock's, the number of a fiber, and how busy it is at the moment.
     if (["deadline", "fiberId", "connections", "inFlight"].includes(key))
       assert.strictEqual(typeof (said as any)[key], typeof value, where)
+    else if (key === "cause") assertSays(leaves((said as any)[key]), leaves(value), `${where}.${key}`)
     else assertSays((said as any)[key], value, `${where}.${key}`)
   }
 }

@@ -3,6 +3,7 @@
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as ParseResult from "effect/ParseResult"
@@ -46,34 +47,26 @@ export const make = <Request, Reply, Failure, Broadcast>(
   const decodeWhole = ParseResult.decodeUnknown(exit)
   const encodeRequest = contract.request && ParseResult.encode(contract.request)
   const decodeRequest = contract.request && ParseResult.decodeUnknown(contract.request)
+  const encodeBroadcast = ParseResult.encode(broadcast)
   const decodeBroadcast = ParseResult.decodeUnknown(broadcast)
 
   return {
-    encodeRequest: encodeRequest && ((request) => Effect.mapError(encodeRequest(request), explain)),
+    encodeRequest: encodeRequest && ((request) => asked(() => encodeRequest(request))),
     decodeRequest: (payload) =>
       decodeRequest === undefined
         ? Effect.fail("this contract takes the launch itself")
-        : decoding(() => decodeRequest(payload)),
+        : asked(() => decodeRequest(payload)),
     encodeExit: (exit) =>
-      Effect.suspend(() =>
-        Exit.isSuccess(exit)
-          ? Effect.map(encodeReply(exit.value), (value): Encoded => ({ _tag: "Success", value }))
-          : encodeWhole(exit)
-      ).pipe(
-        Effect.catchAllCause((cause) => {
-          const why = Option.match(Cause.failureOption(cause), { onNone: () => Cause.pretty(cause), onSome: explain })
-          return Effect.succeed<Encoded>({
-            _tag: "Failure",
-            cause: { _tag: "Die", defect: { name: "Error", message: `the reply does not fit its schema: ${why}` } }
-          })
-        })
+      Effect.catchAll(
+        asked(() => (Exit.isSuccess(exit) ? ParseResult.map(encodeReply(exit.value), success) : encodeWhole(exit))),
+        unfit
       ),
     decodeExit: (encoded) =>
-      decoding(() =>
-        isSuccess(encoded) ? Effect.map(decodeReply(encoded.value), Exit.succeed) : decodeWhole(encoded)
+      asked(() =>
+        isSuccess(encoded) ? ParseResult.map(decodeReply(encoded.value), Exit.succeed) : decodeWhole(encoded)
       ),
-    encodeBroadcast: (message) => Effect.mapError(ParseResult.encode(broadcast)(message), explain),
-    decodeBroadcast: (payload) => decoding(() => decodeBroadcast(payload))
+    encodeBroadcast: (message) => asked(() => encodeBroadcast(message)),
+    decodeBroadcast: (payload) => asked(() => decodeBroadcast(payload))
   }
 }
 
@@ -93,12 +86,26 @@ export const classify = <Failure>(
 const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
   typeof encoded === "object" && encoded !== null && "_tag" in encoded && encoded._tag === "Success"
 
+const success = (value: unknown): Encoded => ({ _tag: "Success", value })
+
+const unfit = (why: string): Effect.Effect<Encoded> =>
+  Effect.succeed({
+    _tag: "Failure",
+    cause: { _tag: "Die", defect: { name: "Error", message: `the reply does not fit its schema: ${why}` } }
+  })
+
 const explain = (issue: ParseResult.ParseIssue): string => ParseResult.TreeFormatter.formatIssueSync(issue)
 
-// What the other side said is not to blame the caller for: also where a schema throws, or what it was given is nested so
-// deeply that the stack does not hold it.
-const decoding = <A>(decode: () => Effect.Effect<A, ParseResult.ParseIssue>): Effect.Effect<A, string> =>
-  Effect.suspend(decode).pipe(
-    Effect.mapError(explain),
-    Effect.catchAllDefect((defect) => Effect.fail(String(defect)))
-  )
+// Most schemas answer at once, with an Either, and no effect is made of that. What the other side said is not to blame the
+// caller for: also where a schema throws, or what it was given is nested so deeply that the stack does not hold it.
+const asked = <A>(ask: () => Effect.Effect<A, ParseResult.ParseIssue>): Effect.Effect<A, string> => {
+  try {
+    const answer = ask()
+    if (Either.isEither(answer)) return Either.mapLeft(answer as Either.Either<A, ParseResult.ParseIssue>, explain)
+    return Effect.catchAllCause(answer, (cause) =>
+      Effect.fail(Option.match(Cause.failureOption(cause), { onNone: () => Cause.pretty(cause), onSome: explain }))
+    )
+  } catch (defect) {
+    return Either.left(String(defect))
+  }
+}
