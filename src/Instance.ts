@@ -29,6 +29,7 @@ import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
 import * as Contract from "./internal/contract.js"
 import * as Metrics from "./internal/metrics.js"
+import * as wire from "./internal/wire.js"
 import type { Liveness, Proof } from "./Liveness.js"
 import * as Message from "./Message.js"
 import { PidVerifier } from "./PidVerifier.js"
@@ -242,23 +243,11 @@ type Round<A> =
   | { readonly _tag: "Done"; readonly result: A }
   | { readonly _tag: "Again"; readonly error: TimeoutError | ProtocolError; readonly record: InstanceRecord }
 
-// After these a message is certainly not delivered, and the next round may find another primary, or none.
-const passing: ReadonlySet<string> = new Set([
-  "AllFailed",
-  "Unreachable",
-  "Disconnected",
-  "ShuttingDown",
-  "Busy",
-  "NotPrimary",
-  "connect",
-  "hello"
-])
-
 const isTransport = (error: unknown): error is TimeoutError | ProtocolError =>
   TimeoutError.is(error) || ProtocolError.is(error)
 
 const mayPass = (error: TimeoutError | ProtocolError): boolean =>
-  error.outcome === "NotDelivered" && passing.has(error.reason)
+  error.outcome === "NotDelivered" && wire.passing.has(error.reason)
 
 const isFollowing = (found: unknown): found is Following =>
   typeof found === "object" && found !== null && "_tag" in found && found._tag === "Following"
@@ -486,17 +475,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
                 messageId: message
               })
           })
-      const exit = yield* Effect.mapError(codec.decodeExit(encoded), (detail) => failed("Malformed", detail))
-      if (Exit.isSuccess(exit)) return exit.value
-      const ended = Contract.classify(exit.cause)
-      switch (ended._tag) {
-        case "Fail":
-          return yield* Effect.fail(ended.error)
-        case "Die":
-          return yield* failed("HandlerDefect", "the primary's handler died", ended.defect)
-        case "Interrupt":
-          return yield* failed("HandlerInterrupted", "the primary's handler was interrupted")
-      }
+      return yield* Contract.conclude(codec, encoded, failed)
     })
 
     // Contends or looks, and uses the primary that is found: round after round while another one may end better, until
