@@ -16,7 +16,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Effect, type Scope } from "effect"
-import { bundle, root } from "../scripts/bundle.mjs"
+import { bundleBin, root } from "../scripts/bundle.mjs"
 import { version } from "../src/Cli.js"
 
 let folder: string
@@ -24,9 +24,7 @@ let bin: string
 
 beforeAll(async () => {
   folder = realpathSync(mkdtempSync(join(tmpdir(), "effect-single-instance-cli-")))
-  bin = join(folder, "bin.mjs")
-  const { text } = await bundle(join(root, "src/bin.ts"))
-  writeFileSync(bin, text)
+  bin = (await bundleBin(join(folder, "bin"))).file
 })
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
