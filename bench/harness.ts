@@ -14,6 +14,7 @@ import type { Plot } from "./plot.js"
 export const { values: options } = parseArgs({
   options: {
     only: { type: "string", multiple: true, default: [] },
+    node: { type: "string" },
     quick: { type: "boolean", default: false },
     write: { type: "boolean", default: false }
   }
@@ -39,7 +40,7 @@ export const directory = mkdtempSync(join(tmpdir(), "esi-bench-"))
 // In the project, so that native packages are found from there.
 const build = join(root, ".build")
 mkdirSync(build, { recursive: true })
-const bundles = mkdtempSync(join(build, "bench-"))
+export const bundles = mkdtempSync(join(build, "bench-"))
 
 const children = new Set<ChildProcess>()
 process.on("exit", () => {
@@ -59,8 +60,8 @@ const within = <A>(what: string, promise: Promise<A>): Promise<A> => {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
-export const built = async (name: string, entry: string, settings = {}): Promise<string> => {
-  const file = join(bundles, `${name}.mjs`)
+export const built = async (name: string, entry: string, settings = {}, ending = "mjs"): Promise<string> => {
+  const file = join(bundles, `${name}.${ending}`)
   writeFileSync(file, (await bundle(join(root, entry), settings)).text)
   return file
 }
