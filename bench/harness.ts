@@ -4,7 +4,7 @@
 import { type ChildProcess, type ForkOptions, fork } from "node:child_process"
 import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs"
 import { cpus, loadavg, release, tmpdir, totalmem } from "node:os"
-import { join } from "node:path"
+import { join, resolve } from "node:path"
 import { createInterface } from "node:readline"
 import { parseArgs } from "node:util"
 import { bundle, root } from "../scripts/bundle.mjs"
@@ -60,9 +60,9 @@ const within = <A>(what: string, promise: Promise<A>): Promise<A> => {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
-export const built = async (name: string, entry: string, settings = {}, ending = "mjs"): Promise<string> => {
-  const file = join(bundles, `${name}.${ending}`)
-  writeFileSync(file, (await bundle(join(root, entry), settings)).text)
+export const built = async (name: string, entry: string, settings = {}): Promise<string> => {
+  const file = join(bundles, `${name}.mjs`)
+  writeFileSync(file, (await bundle(resolve(root, entry), settings)).text)
   return file
 }
 

@@ -5,7 +5,7 @@ import { spawn, spawnSync } from "node:child_process"
 import { rmSync, writeFileSync } from "node:fs"
 import * as net from "node:net"
 import { join } from "node:path"
-import { bundleBin, small } from "../scripts/bundle.mjs"
+import { bundleBin, commonJs, small } from "../scripts/bundle.mjs"
 import {
   alternating,
   built,
@@ -85,12 +85,22 @@ const runtimeOf = (command: string) => {
 }
 
 export const launches = async (): Promise<Section> => {
-  const [library, smallLibrary, firstLine, { file: bin }] = await Promise.all([
+  const [library, smallLibrary, { text: firstLineText }, { file: bin }] = await Promise.all([
     built("library", "bench/library.ts"),
     built("library-small", "bench/library.ts", { ...small, minifyIdentifiers: true }),
-    built("first-line", "bench/first-line.ts", { ...small, minifyIdentifiers: true, format: "cjs" }, "cjs"),
+    commonJs("bench/first-line.ts"),
     bundleBin(join(bundles, "bin"), small)
   ])
+  const firstLine = join(bundles, "first-line.cjs")
+  writeFileSync(firstLine, firstLineText)
+  const aloneSource = join(bundles, "alone.ts")
+  writeFileSync(
+    aloneSource,
+    `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+Effect.runSync(Schema.decodeUnknown(Schema.String)(""))`
+  )
+  const alone = await built("alone", aloneSource, { ...small, minifyIdentifiers: true })
   const cached = join(bundles, "cached.mjs")
   writeFileSync(
     cached,
@@ -112,6 +122,7 @@ await import(${JSON.stringify(smallLibrary)})\n`
     [
       { name: "node -e 0", args: ["-e", "0"] },
       { name: "one word over node:net, and nothing else", args: ["-e", bare] },
+      { name: "effect/Effect and effect/Schema, and nothing else", args: [alone] },
       { name: "second launch, …/launch", args: [firstLine, directory], aim: "≤ 1.15 ×" },
       { name: "second launch, CLI", args: [bin, "send", "bench/cli", "--dir", directory, "--", "a", "b"] },
       { name: "second launch, library in one file", args: [library, directory, "launch"] },

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } 
 import { createRequire } from "node:module"
 import { basename, join, resolve } from "node:path"
 import { parseArgs } from "node:util"
-import { bundle, bundleBin, root, small } from "./bundle.mjs"
+import { bundle, bundleBin, commonJs, root, small } from "./bundle.mjs"
 
 const { values } = parseArgs({ options: { out: { type: "string", default: join(root, "dist") } } })
 const out = resolve(values.out)
@@ -20,9 +20,10 @@ const compiled = spawnSync(process.execPath, [tsc, "-p", join(root, "tsconfig.bu
 if (compiled.status !== 0) process.exit(compiled.status ?? 1)
 
 // As one file each: an ES module of its own for every few lines would cost a second launch more than what it does.
-const [launch, launchCjs] = await Promise.all(
-  ["esm", "cjs"].map((format) => bundle("src/launch.ts", { ...small, minifyIdentifiers: true, format, banner: {} }))
-)
+const [launch, launchCjs] = await Promise.all([
+  bundle("src/launch.ts", { ...small, minifyIdentifiers: true, banner: {} }),
+  commonJs("src/launch.ts")
+])
 writeFileSync(join(out, "launch.js"), launch.text)
 writeFileSync(join(out, "launch.cjs"), launchCjs.text)
 rmSync(join(out, "launch.js.map"))

@@ -8,6 +8,7 @@ interface Bundled {
 export declare const root: string
 export declare const small: BuildOptions
 export declare const bundle: (entry: string, options?: BuildOptions) => Promise<Bundled>
+export declare const commonJs: (entry: string, options?: BuildOptions) => Promise<Bundled>
 export declare const bundleBin: (
   folder: string,
   options?: BuildOptions

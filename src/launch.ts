@@ -133,11 +133,11 @@ export type Verdict = Candidate | Delivered | NotDelivered | Unknown
  * ```ts
  * import { launch } from "effect-single-instance/launch"
  *
- * export const main = async () => {
+ * export const main = async (application: () => Promise<unknown>) => {
  *   const verdict = await launch({ id: "com.example.editor", request: { open: process.argv.slice(2) } })
  *   switch (verdict._tag) {
  *     case "Candidate":
- *       return import("node:repl") // the application
+ *       return application() // such as import("./app.js")
  *     case "Delivered":
  *       process.exitCode = verdict.exit._tag === "Success" ? 0 : 1
  *       return
@@ -152,14 +152,15 @@ export type Verdict = Candidate | Delivered | NotDelivered | Unknown
  * @category operations
  */
 export const launch = async (options: LaunchOptions): Promise<Verdict> => {
-  const { argv, cwd, data, directory, env = [], id, onOutput, request, signal, timeout } = options
+  const { argv, cwd = engine.cwd(), data, directory, env = [], id, onOutput, request, signal, timeout } = options
+  if (cwd === undefined) return { _tag: "Candidate", reason: "there is no current directory" }
   const ending = await engine.handOver({
     id,
     directory: directory ?? null,
     payload: request,
     launch: {
       argv: argv ?? process.argv.slice(2),
-      cwd: cwd ?? process.cwd(),
+      cwd,
       env: Object.fromEntries(
         env.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]]))
       ),

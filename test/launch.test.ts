@@ -10,7 +10,7 @@ import { Effect, Either, FastCheck as fc, Layer, Schema, type Scope } from "effe
 import { Endpoint, InstanceRecord, Message, PidVerifier, SingleInstance, Tcp, UnixSocket } from "effect-single-instance"
 import { folderName } from "effect-single-instance/InstanceId"
 import { type Exit, type LaunchOptions, launch, type Verdict } from "effect-single-instance/launch"
-import { bundle, root, small } from "../scripts/bundle.mjs"
+import { bundle, commonJs, root } from "../scripts/bundle.mjs"
 import * as answers from "../src/internal/answers.js"
 import * as framing from "../src/internal/framing.js"
 import { failing, itNeeds, makeArena, needs } from "./contenders.js"
@@ -693,9 +693,7 @@ describe("what launch loads", () => {
 
   it.live("is a few files of ours and what Node has", () =>
     Effect.gen(function* () {
-      const made = yield* Effect.promise(() =>
-        bundle("src/launch.ts", { ...small, minifyIdentifiers: true, format: "cjs" })
-      )
+      const made = yield* Effect.promise(() => commonJs("src/launch.ts"))
       for (const input of Object.keys(made.metafile.inputs)) assert.match(input, /^src\/(launch|internal\/\w+)\.ts$/)
       for (const { external, path } of Object.values(made.metafile.outputs).flatMap(({ imports }) => imports)) {
         assert.isTrue(external)

@@ -15,6 +15,15 @@ import * as line from "./line.js"
 import * as location from "./location.js"
 import * as wire from "./wire.js"
 
+/** Where the current directory is gone there is nothing to tell the primary. */
+export const cwd = (): string | undefined => {
+  try {
+    return process.cwd()
+  } catch {
+    return undefined
+  }
+}
+
 export interface Options {
   readonly id: string
   readonly directory: string | null
@@ -65,9 +74,10 @@ const maxFrameBytes = 16 * 1024 * 1024
 
 export const handOver = async (options: Options): Promise<Ending> => {
   const candidate = (reason: string): Candidate => ({ _tag: "Candidate", reason })
-  const directory = location.of(options.id, options.directory)
+  let directory: string
   let owner: answers.Owner | string
   try {
+    directory = location.of(options.id, options.directory)
     owner = find(directory)
   } catch (cause) {
     return candidate(String(cause))

@@ -28,7 +28,8 @@ export type Conclude = (options: {
  */
 export const handOver = async (argv: ReadonlyArray<string>, conclude: Conclude): Promise<boolean> => {
   const words = read(argv.slice(2), process.env)
-  if (words === undefined) return false
+  const cwd = engine.cwd()
+  if (words === undefined || cwd === undefined) return false
   const controller = new AbortController()
   const supervisor = supervise(() => controller.abort())
   const { args, dir, id, json, timeoutMillis: millis } = words
@@ -36,7 +37,7 @@ export const handOver = async (argv: ReadonlyArray<string>, conclude: Conclude):
     id,
     directory: dir,
     payload: undefined,
-    launch: { argv: args, cwd: process.cwd(), env: {} },
+    launch: { argv: args, cwd, env: {} },
     timeoutMillis: millis,
     onOutput: shower(json, supervisor),
     signal: controller.signal
