@@ -93,6 +93,11 @@ export const launches = async (): Promise<Section> => {
   ])
   const firstLine = join(bundles, "first-line.cjs")
   writeFileSync(firstLine, firstLineText)
+  const firstLineModule = await built("first-line", "bench/first-line.ts", {
+    ...small,
+    minifyIdentifiers: true,
+    banner: {}
+  })
   const aloneSource = join(bundles, "alone.ts")
   writeFileSync(
     aloneSource,
@@ -124,11 +129,18 @@ await import(${JSON.stringify(smallLibrary)})\n`
       { name: "one word over node:net, and nothing else", args: ["-e", bare] },
       { name: "effect/Effect and effect/Schema, and nothing else", args: [alone] },
       { name: "second launch, …/launch", args: [firstLine, directory], aim: "≤ 1.15 ×" },
+      { name: "the same, as an ES module", args: [firstLineModule, directory] },
       { name: "second launch, CLI", args: [bin, "send", "bench/cli", "--dir", directory, "--", "a", "b"] },
       { name: "second launch, library in one file", args: [library, directory, "launch"] },
-      { name: "the same, minified", args: [smallLibrary, directory, "launch"] },
+      { name: "second launch, library, minified", args: [smallLibrary, directory, "launch"] },
       ...(caches
-        ? [{ name: "the same, minified, with a compile cache", args: [cached, directory, "launch"], aim: "≤ 2 ×" }]
+        ? [
+            {
+              name: "second launch, library, minified, compile cache",
+              args: [cached, directory, "launch"],
+              aim: "≤ 2 ×"
+            }
+          ]
         : [])
     ].map((contender) => ({ aim: "", ...contender, command, version, samples: [] as Array<number> }))
   )
