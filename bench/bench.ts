@@ -1,7 +1,8 @@
 /**
  * `npm run bench`: the library against what one writes without it, in one run, in alternating order, each contender in
  * processes of its own. Prints tables; with `--write` also writes docs/bench/results.json and the plots beside it.
- * `--only <question>`, which may be repeated, asks not all of them; `--quick` takes few samples.
+ * `--only <question>`, which may be repeated, asks not all of them; `--quick` takes few samples; `--node <command>` has
+ * second launches made by another version of Node as well.
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"

@@ -4,7 +4,7 @@
 import { type ChildProcess, type ForkOptions, fork } from "node:child_process"
 import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs"
 import { cpus, loadavg, release, tmpdir, totalmem } from "node:os"
-import { join } from "node:path"
+import { join, resolve } from "node:path"
 import { createInterface } from "node:readline"
 import { parseArgs } from "node:util"
 import { bundle, root } from "../scripts/bundle.mjs"
@@ -14,6 +14,7 @@ import type { Plot } from "./plot.js"
 export const { values: options } = parseArgs({
   options: {
     only: { type: "string", multiple: true, default: [] },
+    node: { type: "string" },
     quick: { type: "boolean", default: false },
     write: { type: "boolean", default: false }
   }
@@ -39,7 +40,7 @@ export const directory = mkdtempSync(join(tmpdir(), "esi-bench-"))
 // In the project, so that native packages are found from there.
 const build = join(root, ".build")
 mkdirSync(build, { recursive: true })
-const bundles = mkdtempSync(join(build, "bench-"))
+export const bundles = mkdtempSync(join(build, "bench-"))
 
 const children = new Set<ChildProcess>()
 process.on("exit", () => {
@@ -61,7 +62,7 @@ const within = <A>(what: string, promise: Promise<A>): Promise<A> => {
 
 export const built = async (name: string, entry: string, settings = {}): Promise<string> => {
   const file = join(bundles, `${name}.mjs`)
-  writeFileSync(file, (await bundle(join(root, entry), settings)).text)
+  writeFileSync(file, (await bundle(resolve(root, entry), settings)).text)
   return file
 }
 

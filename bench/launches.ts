@@ -1,11 +1,24 @@
 /**
  * What a second launch costs, against a process that does nothing, and how soon a standby is primary.
  */
-import { spawn } from "node:child_process"
-import { existsSync, rmSync } from "node:fs"
+import { spawn, spawnSync } from "node:child_process"
+import { rmSync, writeFileSync } from "node:fs"
+import * as net from "node:net"
 import { join } from "node:path"
-import { root } from "../scripts/bundle.mjs"
-import { alternating, built, directory, env, few, progress, type Section, type Started, start } from "./harness.js"
+import { bundleBin, commonJs, small } from "../scripts/bundle.mjs"
+import {
+  alternating,
+  built,
+  bundles,
+  directory,
+  env,
+  few,
+  options,
+  progress,
+  type Section,
+  type Started,
+  start
+} from "./harness.js"
 import { micros } from "./jobs.js"
 import { median, number, quantile, type Ratio, ratio, table, times } from "./statistics.js"
 
@@ -61,49 +74,104 @@ const section = (figures: ReadonlyArray<Figure>): Section => ({
   data: figures
 })
 
+// What a runtime is called, and whether it keeps compiled code.
+const runtimeOf = (command: string) => {
+  const text = spawnSync(command, ["-p", `JSON.stringify([process.version, !!require("module").enableCompileCache])`], {
+    env,
+    encoding: "utf8"
+  }).stdout
+  const [version, caches]: [string, boolean] = JSON.parse(text)
+  return { command, version, caches }
+}
+
 export const launches = async (): Promise<Section> => {
-  const library = await built("library", "bench/library.ts")
-  const run = (...args: ReadonlyArray<string>) =>
+  const [library, smallLibrary, { text: firstLineText }, { file: bin }] = await Promise.all([
+    built("library", "bench/library.ts"),
+    built("library-small", "bench/library.ts", { ...small, minifyIdentifiers: true }),
+    commonJs("bench/first-line.ts"),
+    bundleBin(join(bundles, "bin"), small)
+  ])
+  const firstLine = join(bundles, "first-line.cjs")
+  writeFileSync(firstLine, firstLineText)
+  const firstLineModule = await built("first-line", "bench/first-line.ts", {
+    ...small,
+    minifyIdentifiers: true,
+    banner: {}
+  })
+  const aloneSource = join(bundles, "alone.ts")
+  writeFileSync(
+    aloneSource,
+    `import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+Effect.runSync(Schema.decodeUnknown(Schema.String)(""))`
+  )
+  const alone = await built("alone", aloneSource, { ...small, minifyIdentifiers: true })
+  const cached = join(bundles, "cached.mjs")
+  writeFileSync(
+    cached,
+    `import module from "node:module"
+module.enableCompileCache(${JSON.stringify(join(bundles, "cache"))})
+await import(${JSON.stringify(smallLibrary)})\n`
+  )
+  const primary = start(library, [directory, "primary"])
+  await primary.next("primary")
+  const listener = start(bin, ["listen", "bench/cli", "--dir", directory, "--json"])
+  await listener.next("primary")
+  const raw = net.createServer((socket) => socket.on("data", (bytes) => socket.write(bytes)).on("error", () => {}))
+  const rawPath = join(directory, "launch.sock")
+  await new Promise<void>((resolve) => raw.listen(rawPath, resolve))
+  const bare = `require("net").connect(${JSON.stringify(rawPath)}).once("data", () => process.exit()).write("a")`
+
+  const runtimes = [process.execPath, ...(options.node === undefined ? [] : [options.node])].map(runtimeOf)
+  const contenders = runtimes.flatMap(({ caches, command, version }) =>
+    [
+      { name: "node -e 0", args: ["-e", "0"] },
+      { name: "one word over node:net, and nothing else", args: ["-e", bare] },
+      { name: "effect/Effect and effect/Schema, and nothing else", args: [alone] },
+      { name: "second launch, …/launch", args: [firstLine, directory], aim: "≤ 1.15 ×" },
+      { name: "the same, as an ES module", args: [firstLineModule, directory] },
+      { name: "second launch, CLI", args: [bin, "send", "bench/cli", "--dir", directory, "--", "a", "b"] },
+      { name: "second launch, library in one file", args: [library, directory, "launch"] },
+      { name: "second launch, library, minified", args: [smallLibrary, directory, "launch"] },
+      ...(caches
+        ? [
+            {
+              name: "second launch, library, minified, compile cache",
+              args: [cached, directory, "launch"],
+              aim: "≤ 2 ×"
+            }
+          ]
+        : [])
+    ].map((contender) => ({ aim: "", ...contender, command, version, samples: [] as Array<number> }))
+  )
+  const run = (command: string, args: ReadonlyArray<string>) =>
     new Promise<number>((resolve, reject) => {
       const from = micros()
-      const child = spawn(process.execPath, args, { env, stdio: "ignore" })
+      const child = spawn(command, args, { env, stdio: "ignore" })
+      child.once("error", reject)
       child.once("exit", (code) => {
         if (code === 0) resolve((micros() - from) / 1_000)
         else reject(new Error(`${args.join(" ")} ended with ${code}`))
       })
     })
-  const primary = start(library, [directory, "primary"])
-  await primary.next("primary")
-  const contenders: Array<{ readonly name: string; readonly args: ReadonlyArray<string> }> = [
-    { name: "node -e 0", args: ["-e", "0"] },
-    { name: "second launch, library", args: [library, directory, "launch"] }
-  ]
-  const others: Array<Started> = [primary]
-  const entry = "src/bin.ts"
-  if (existsSync(join(root, entry))) {
-    const bin = await built("bin", entry, { minifySyntax: true, minifyWhitespace: true })
-    const listener = start(bin, ["listen", "bench/cli", "--dir", directory, "--json"])
-    others.push(listener)
-    await listener.next("primary")
-    contenders.push({
-      name: "second launch, CLI",
-      args: [bin, "send", "bench/cli", "--dir", directory, "--", "a", "b"]
-    })
-  } else {
-    progress(`${entry} is not there: the command line is left out`)
-  }
   progress("second launches")
-  const samples = contenders.map(() => [] as Array<number>)
-  for (const { args } of contenders) await run(...args)
+  // Twice: the first one writes the cache.
+  for (const { args, command } of [...contenders, ...contenders]) await run(command, args)
   await alternating(
     few(40),
-    contenders.map(({ args }, which) => async () => {
-      samples[which]!.push(await run(...args))
+    contenders.map(({ args, command, samples }) => async () => {
+      samples.push(await run(command, args))
     })
   )
-  await Promise.all(others.map(({ end }) => end("SIGTERM")))
+  await Promise.all([primary, listener].map(({ end }) => end("SIGTERM")))
+  raw.close()
   return section(
-    contenders.slice(1).map(({ name }, which) => figure(name, "", samples[which + 1]!, samples[0]!, "node -e 0"))
+    runtimes.flatMap(({ version }) => {
+      const [reference, ...others] = contenders.filter((contender) => contender.version === version)
+      return others.map(({ aim, name, samples }) =>
+        figure(`${name} (${version})`, aim, samples, reference!.samples, reference!.name)
+      )
+    })
   )
 }
 

@@ -3,10 +3,11 @@
  *
  *   library <directory> primary | client | both | standby | launch <protocol>
  *
- * `both` is primary and client in one process, over memory. Modules are imported by their sub-path, as an application does
- * that wants to start fast.
+ * `both` is primary and client in one process, over memory. Modules are imported by their sub-path, and of the platform only
+ * what is needed, as an application does that wants to start fast.
  */
-import * as NodeContext from "@effect/platform-node/NodeContext"
+import * as NodeCommandExecutor from "@effect/platform-node/NodeCommandExecutor"
+import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Runtime from "effect/Runtime"
@@ -90,7 +91,7 @@ const both = Effect.flatMap(
 const between = Effect.suspend(() => {
   const carrier = Layer.succeed(Protocol, platform.protocol(protocol as platform.ProtocolName))
   return Effect.provide(programs[mode]!, Echo.layer({ directory, protocol: carrier, fallback: "none" }))
-}).pipe(Effect.provide(NodeContext.layer))
+}).pipe(Effect.provide(Layer.provideMerge(NodeCommandExecutor.layer, NodeFileSystem.layer)))
 
 const program: Effect.Effect<unknown, unknown> = mode === "both" ? both : between
 SingleInstance.runMain(program)

@@ -1,10 +1,11 @@
-// `npm run build`: src → dist (or `--out <folder>`), one ES module with declarations per source and the bundled bin.
+// `npm run build`: src → dist (or `--out <folder>`), one ES module with declarations per source, the launch as one
+// file, and the bundled bin.
 import { spawnSync } from "node:child_process"
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { createRequire } from "node:module"
-import { join, resolve } from "node:path"
+import { basename, join, resolve } from "node:path"
 import { parseArgs } from "node:util"
-import { bundle, root } from "./bundle.mjs"
+import { bundle, bundleBin, commonJs, root, small } from "./bundle.mjs"
 
 const { values } = parseArgs({ options: { out: { type: "string", default: join(root, "dist") } } })
 const out = resolve(values.out)
@@ -18,27 +19,37 @@ const compiled = spawnSync(process.execPath, [tsc, "-p", join(root, "tsconfig.bu
 })
 if (compiled.status !== 0) process.exit(compiled.status ?? 1)
 
-const entry = join(root, "src/bin.ts")
-if (existsSync(entry)) {
-  const { metafile, text } = await bundle(entry, { minifySyntax: true, minifyWhitespace: true })
-  const inputs = Object.values(metafile.outputs)[0].inputs
-  const packages = [...new Set(Object.keys(inputs).flatMap(packageOf))].sort()
+// As one file each: an ES module of its own for every few lines would cost a second launch more than what it does.
+const [launch, launchCjs] = await Promise.all([
+  bundle("src/launch.ts", { ...small, minifyIdentifiers: true, banner: {} }),
+  commonJs("src/launch.ts")
+])
+writeFileSync(join(out, "launch.js"), launch.text)
+writeFileSync(join(out, "launch.cjs"), launchCjs.text)
+rmSync(join(out, "launch.js.map"))
+writeFileSync(
+  join(out, "launch.d.cts"),
+  `export type * from "./launch.js" with { "resolution-mode": "import" }
+export declare const launch: typeof import("./launch.js", { with: { "resolution-mode": "import" } }).launch
+`
+)
 
-  // They cost more to load than all the rest, and nothing here needs them.
-  const unwanted = packages.filter((name) => /^(undici|ws|@parcel\/watcher.*)$/.test(name))
-  if (unwanted.length > 0) {
-    console.error(`build: ${unwanted.join(", ")} must not get into the bin; import Effect's modules by their sub-path`)
-    process.exit(1)
-  }
+const { file, metafile } = await bundleBin(out, small)
+const inputs = Object.values(metafile.outputs)[0].inputs
+const packages = [...new Set(Object.keys(inputs).flatMap(packageOf))].sort()
 
-  const file = join(out, "bin.js")
-  writeFileSync(file, text.startsWith("#!") ? text : `#!/usr/bin/env node\n${text}`)
-  chmodSync(file, 0o755)
-  writeFileSync(join(out, "bin.licenses.txt"), packages.map(notice).join("\n\n"))
-  console.log(`build: ${file} has ${(statSync(file).size / 1024).toFixed(0)} KiB (${packages.join(", ")})`)
-} else {
-  console.log("build: src/bin.ts is not written yet, so there is no bin")
+// They cost more to load than all the rest, and nothing here needs them.
+const unwanted = packages.filter((name) => /^(undici|ws|@parcel\/watcher.*)$/.test(name))
+if (unwanted.length > 0) {
+  console.error(`build: ${unwanted.join(", ")} must not get into the bin; import Effect's modules by their sub-path`)
+  process.exit(1)
 }
+
+writeFileSync(join(out, "bin.licenses.txt"), packages.map(notice).join("\n\n"))
+const kib = (name) => `${name} ${(statSync(join(out, name)).size / 1024).toFixed(0)} KiB`
+console.log(
+  `build: ${["launch.js", "launch.cjs", basename(file), "Cli.mjs"].map(kib).join(", ")} (${packages.join(", ")})`
+)
 
 function packageOf(input) {
   const found = /^.*node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input)

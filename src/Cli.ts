@@ -3,7 +3,6 @@
  *
  * @since 0.1.0
  */
-import { constants } from "node:os"
 import { isatty } from "node:tty"
 import { stripVTControlCharacters } from "node:util"
 import * as Args from "@effect/cli/Args"
@@ -31,12 +30,17 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import * as Option from "effect/Option"
+import type { ExitEncoded } from "effect/Schema"
+import * as Schema from "effect/Schema"
 import type * as Endpoint from "./Endpoint.js"
 import type { Delivered, Inspection, Primary as PrimaryOf } from "./Instance.js"
 import type { Took } from "./InstanceLock.js"
 import { background, type CommandError, foreground, Signals } from "./internal/children.js"
-import { isBrokenPipe } from "./internal/errno.js"
+import * as Contract from "./internal/contract.js"
 import { type ProtocolName, protocol, protocolNames } from "./internal/platform.js"
+import type { Conclude } from "./internal/quick.js"
+import * as supervisors from "./internal/supervisor.js"
+import * as telling from "./internal/telling.js"
 import type { Launch } from "./Message.js"
 import type { IncomingLaunch } from "./Primary.js"
 import { Protocol } from "./Protocol.js"
@@ -47,7 +51,8 @@ import {
   LockError,
   type Outcome,
   ProtocolError,
-  type SingleInstanceError
+  type SingleInstanceError,
+  TimeoutError
 } from "./SingleInstanceError.js"
 
 /**
@@ -65,7 +70,7 @@ export const version = "0.1.0"
  * @since 0.1.0
  * @category constants
  */
-export const exitCodes = { usage: 64, nobody: 69, defect: 70, lock: 73, io: 74, timeout: 75, protocol: 76 } as const
+export const exitCodes = supervisors.exitCodes
 
 /**
  * What happens, as `--json` prints it: one object per line. Names of events and fields are stable.
@@ -92,13 +97,7 @@ export type Event =
       readonly from: { readonly pid: number }
     }
   | { readonly event: "output"; readonly stream: "stdout" | "stderr"; readonly text: string }
-  | {
-      readonly event: "delivered"
-      readonly message: string
-      readonly protocol: string
-      readonly exitCode: number
-      readonly primary: { readonly pid: number }
-    }
+  | telling.DeliveredEvent
   | { readonly event: "lost"; readonly reason: string }
   | { readonly event: "stopped" }
   | {
@@ -183,45 +182,44 @@ export const run = (argv: ReadonlyArray<string>): Effect.Effect<number, never, E
  * @category running
  */
 export const main = (argv: ReadonlyArray<string>): void => {
-  let redirected: ((signal: NodeJS.Signals) => void) | undefined
-  let received: number | undefined
-  const keepAlive = setInterval(() => {}, 2 ** 31 - 1)
+  const supervisor = supervisors.supervise(() => fiber.unsafeInterruptAsFork(fiber.id()))
   const fiber = Effect.runFork(
-    run(argv).pipe(
-      Effect.provideService(Signals, {
-        redirect: (to) => {
-          redirected = to
-        }
-      }),
-      Effect.provide(platform)
-    )
+    run(argv).pipe(Effect.provideService(Signals, { redirect: supervisor.redirect }), Effect.provide(platform))
   )
-  const stop = (code: number) => {
-    received = code
-    fiber.unsafeInterruptAsFork(fiber.id())
-  }
-  for (const signal of signals) {
-    process.on(signal, () => {
-      if (redirected !== undefined) return redirected(signal)
-      if (received !== undefined) return process.exit(received)
-      stop(128 + constants.signals[signal])
-    })
-  }
-  // Where nobody reads any more, an end as by SIGPIPE; but not of a command that runs.
-  process.stdout.on("error", (error) => {
-    if (redirected !== undefined || received !== undefined) return
-    if (isBrokenPipe(error)) return stop(128 + 13)
-    process.stderr.write(`single-instance: The output cannot be written: ${error.message}\n`)
-    stop(exitCodes.io)
-  })
-  process.stderr.on("error", () => {})
+  supervisor.watchOutput()
   fiber.addObserver((exit) => {
-    clearInterval(keepAlive)
-    if (received !== undefined) return process.exit(received)
-    if (Exit.isFailure(exit)) process.stderr.write(`${Cause.pretty(exit.cause)}\n`)
-    const code = Exit.isSuccess(exit) ? exit.value : exitCodes.defect
-    process.stdout.write("", () => process.exit(code))
+    if (Exit.isSuccess(exit)) supervisor.end(exit.value)
+    else supervisor.end(exitCodes.defect, Cause.pretty(exit.cause))
   })
+}
+
+/**
+ * Shows how a launch ended that was handed over without all this, and answers the exit code.
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const conclude: Conclude = ({ ending, id, json, millis }) => {
+  const tell = teller(json, true)
+  const { message, primary, protocol } = ending
+  const { pid } = primary
+  const failed = (reason: string, detail: string, outcome: Outcome, cause?: unknown) =>
+    new ProtocolError({ reason: reason as ProtocolError["reason"], protocol, detail, outcome, pid, cause })
+  const replied: Effect.Effect<number, SingleInstanceError> =
+    ending._tag === "Answered"
+      ? Contract.conclude(
+          Contract.make({ reply: Schema.Int }),
+          ending.exit as ExitEncoded<unknown, unknown, unknown>,
+          (reason, detail, cause) => failed(reason, detail, "Delivered", cause)
+        )
+      : ending.reason === "accept" || ending.reason === "reply"
+        ? new TimeoutError({ phase: ending.reason, id, millis, pid, outcome: ending._tag, messageId: message })
+        : failed(ending.reason, ending.detail, ending._tag)
+  return replied.pipe(
+    Effect.flatMap((reply) => told(tell, { message, primary, protocol, reply })),
+    Effect.catchAll((error) => Effect.as(tell(eventOf(error)), codeOf(error))),
+    Effect.runPromise
+  )
 }
 
 // -------------------------------------------------------------------------------------
@@ -235,7 +233,8 @@ const terminal = Terminal.Terminal.of({
   isTTY: Effect.sync(() => isatty(1)),
   readInput: Effect.flatMap(NodeTerminal.make(), ({ readInput }) => readInput),
   readLine: Effect.scoped(Effect.flatMap(NodeTerminal.make(), ({ readLine }) => readLine)),
-  display: (text) => write(process.stdout, isColourful(process.stdout) ? text : text.replace(/\u001b\[[\d;]*m/g, ""))
+  display: (text) =>
+    write(process.stdout, telling.isColourful(process.stdout) ? text : text.replace(/\u001b\[[\d;]*m/g, ""))
 })
 
 const platform = Layer.mergeAll(
@@ -243,12 +242,6 @@ const platform = Layer.mergeAll(
   NodeCommandExecutor.layer,
   Layer.succeed(Terminal.Terminal, terminal)
 ).pipe(Layer.provideMerge(NodeFileSystem.layer))
-
-// Those that end a process and that it may hear of.
-const signals: ReadonlyArray<NodeJS.Signals> =
-  process.platform === "win32"
-    ? ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"]
-    : ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"]
 
 const footer = HelpDoc.blocks([
   HelpDoc.h1("EXAMPLES"),
@@ -649,7 +642,9 @@ const teller = (json: boolean, beside: boolean): Tell => {
       const stream = beside || wrong ? process.stderr : process.stdout
       // What others launch would get into the screen of a command that draws one.
       const unwanted = beside && !wrong && (!stream.isTTY || event.event === "launch")
-      return unwanted ? Effect.void : write(stream, `${coloured(stream, event)}\n`)
+      return unwanted
+        ? Effect.void
+        : write(stream, `${telling.coloured(stream, colours[event.event], sentence(event))}\n`)
     })
 }
 
@@ -669,12 +664,11 @@ const shower = ({ json, tell }: Common) => {
       : write(process[stream], chunk)
 }
 
-const told = (tell: Tell, { message, primary, protocol, reply }: Delivered<number>): Effect.Effect<number> =>
-  Effect.as(
-    tell({ event: "delivered", message, protocol, exitCode: reply, primary: { pid: primary.pid } }),
-    // A system keeps eight bits of it, and must not make a success of a failure.
-    reply & 0xff || (reply === 0 ? 0 : 1)
-  )
+const told = (
+  tell: Tell,
+  { message, primary, protocol, reply }: Pick<Delivered<number>, "message" | "primary" | "protocol" | "reply">
+): Effect.Effect<number> =>
+  Effect.as(tell(telling.deliveredEvent(message, protocol, reply, primary.pid)), telling.exitCodeOf(reply))
 
 const statusEvent = ({ endpoints, evidence, id, location, nonce, owner, state }: Inspection) => ({
   event: "status" as const,
@@ -729,18 +723,10 @@ const codeOf = (error: Failure): number => {
 
 const colours: { readonly [event in Event["event"]]?: number } = {
   primary: 32,
-  delivered: 32,
+  delivered: telling.green,
   standby: 33,
   lost: 31,
   error: 31
-}
-
-const isColourful = (stream: NodeJS.WriteStream): boolean => stream.isTTY === true && !process.env.NO_COLOR
-
-const coloured = (stream: NodeJS.WriteStream, event: Event): string => {
-  const colour = colours[event.event]
-  const text = sentence(event)
-  return colour === undefined || !isColourful(stream) ? text : `\u001b[${colour}m${text}\u001b[0m`
 }
 
 const sentence = (event: Event): string => {
@@ -759,7 +745,7 @@ const sentence = (event: Event): string => {
     case "output":
       return event.text
     case "delivered":
-      return `Process ${event.primary.pid} took it by ${event.protocol} and answered ${event.exitCode}.`
+      return telling.deliveredSentence(event)
     case "lost":
       return `single-instance: This process is the primary no more: ${event.reason}.`
     case "stopped":
@@ -809,6 +795,6 @@ const shown = (text: string): string =>
 const withConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Console.consoleWith((console) => {
     const show = (stream: NodeJS.WriteStream) => (text: string) =>
-      write(stream, `${isColourful(stream) ? text : stripVTControlCharacters(text)}\n`)
+      write(stream, `${telling.isColourful(stream) ? text : stripVTControlCharacters(text)}\n`)
     return Effect.withConsole(effect, { ...console, log: show(process.stdout), error: show(process.stderr) })
   })

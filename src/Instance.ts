@@ -30,6 +30,7 @@ import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
 import * as Contract from "./internal/contract.js"
 import * as Metrics from "./internal/metrics.js"
+import * as wire from "./internal/wire.js"
 import type { Liveness, Proof } from "./Liveness.js"
 import * as Message from "./Message.js"
 import { PidVerifier } from "./PidVerifier.js"
@@ -243,23 +244,11 @@ type Round<A> =
   | { readonly _tag: "Done"; readonly result: A }
   | { readonly _tag: "Again"; readonly error: TimeoutError | ProtocolError; readonly record: InstanceRecord }
 
-// After these a message is certainly not delivered, and the next round may find another primary, or none.
-const passing: ReadonlySet<string> = new Set([
-  "AllFailed",
-  "Unreachable",
-  "Disconnected",
-  "ShuttingDown",
-  "Busy",
-  "NotPrimary",
-  "connect",
-  "hello"
-])
-
 const isTransport = (error: unknown): error is TimeoutError | ProtocolError =>
   TimeoutError.is(error) || ProtocolError.is(error)
 
 const mayPass = (error: TimeoutError | ProtocolError): boolean =>
-  error.outcome === "NotDelivered" && passing.has(error.reason)
+  error.outcome === "NotDelivered" && wire.passing.has(error.reason)
 
 const isFollowing = (found: unknown): found is Following =>
   typeof found === "object" && found !== null && "_tag" in found && found._tag === "Following"
@@ -463,17 +452,23 @@ export const make = <Request, Reply, Failure, Broadcast>(
           redelivered: letter.redelivered,
           onOutput: send.onOutput
         })
-        if (send.replyTimeout === undefined) return Effect.flatMap(delivering, (encoded) => conclude(session, encoded))
-        const millis = Duration.toMillis(send.replyTimeout)
-        const { pid } = session.primary
-        return Effect.flatMap(
-          Effect.timeoutFail(Effect.interruptible(delivering), {
-            duration: millis,
-            onTimeout: () =>
-              new TimeoutError({ phase: "reply", id, millis, pid, outcome: "Unknown", messageId: letter.message })
-          }),
-          (encoded) => conclude(session, encoded)
-        )
+        const { replyTimeout } = send
+        const answered =
+          replyTimeout === undefined
+            ? delivering
+            : Effect.timeoutFail(Effect.interruptible(delivering), {
+                duration: replyTimeout,
+                onTimeout: () =>
+                  new TimeoutError({
+                    phase: "reply",
+                    id,
+                    millis: Duration.toMillis(replyTimeout),
+                    pid: session.primary.pid,
+                    outcome: "Unknown",
+                    messageId: letter.message
+                  })
+              })
+        return Effect.flatMap(answered, (encoded) => conclude(session, encoded))
       })
 
     // What the handler's exit means to the sender.
@@ -488,24 +483,9 @@ export const make = <Request, Reply, Failure, Broadcast>(
           detail,
           outcome: "Delivered",
           pid: session.primary.pid,
-          ...(cause === undefined ? {} : { cause })
+          ...(cause === undefined ? undefined : { cause })
         })
-      const meaning = (exit: Exit.Exit<Reply, Failure>): Effect.Effect<Reply, Failure | ProtocolError> => {
-        if (Exit.isSuccess(exit)) return exit
-        const ended = Contract.classify(exit.cause)
-        switch (ended._tag) {
-          case "Fail":
-            return Effect.fail(ended.error)
-          case "Die":
-            return failed("HandlerDefect", "the primary's handler died", ended.defect)
-          case "Interrupt":
-            return failed("HandlerInterrupted", "the primary's handler was interrupted")
-        }
-      }
-      const decoded = codec.decodeExit(encoded)
-      return Either.isEither(decoded) && Either.isRight(decoded)
-        ? meaning(decoded.right as Exit.Exit<Reply, Failure>)
-        : Effect.matchEffect(decoded, { onFailure: (detail) => failed("Malformed", detail), onSuccess: meaning })
+      return Contract.conclude(codec, encoded, failed)
     }
 
     // Contends or looks, and uses the primary that is found: round after round while another one may end better, until

@@ -3,8 +3,8 @@
  *
  * @since 0.1.0
  */
-import { createHash } from "node:crypto"
 import * as Schema from "effect/Schema"
+import * as location from "./internal/location.js"
 
 /**
  * Any non-empty string. Two different strings never meet, also where they differ only in case, length or characters
@@ -31,13 +31,4 @@ export type InstanceId = typeof InstanceId.Type
  * @since 0.1.0
  * @category getters
  */
-export const folderName = (id: string): string => {
-  const slug = id
-    .toLowerCase()
-    .replace(/[^a-z0-9]+/g, "-")
-    .replace(/^-+/, "")
-    .slice(0, 16)
-    .replace(/-+$/, "")
-  const digest = createHash("sha256").update(Buffer.from(id, "utf16le")).digest("hex").slice(0, 32)
-  return slug === "" ? digest : `${slug}-${digest}`
-}
+export const folderName: (id: string) => string = location.folderName

@@ -3,10 +3,10 @@
  *
  * @since 0.1.0
  */
-import { createHash } from "node:crypto"
 import * as Either from "effect/Either"
 import * as Schema from "effect/Schema"
 import { Endpoint } from "./Endpoint.js"
+import * as recordText from "./internal/recordText.js"
 
 // One word of the header line; "-" stands for null there.
 const HeaderField = Schema.NullOr(Schema.String.pipe(Schema.pattern(/^[!-,.-~][!-~]{0,127}$/)))
@@ -87,7 +87,7 @@ export class InstanceRecord extends Schema.Class<InstanceRecord>("effect-single-
  * @since 0.1.0
  * @category constants
  */
-export const maxBytes = 65_536
+export const maxBytes: number = recordText.maxBytes
 
 /**
  * Why bytes are no record of this version. `Newer` is a record of a later version of this package: an owner that lives.
@@ -95,9 +95,7 @@ export const maxBytes = 65_536
  * @since 0.1.0
  * @category models
  */
-export type Unreadable =
-  | { readonly _tag: "Newer"; readonly header: string }
-  | { readonly _tag: "Corrupt"; readonly detail: string }
+export type Unreadable = recordText.Unreadable
 
 // The header repeats what a decision needs, at fixed places, so that every later version can still be judged.
 const Body = Schema.parseJson(
@@ -108,13 +106,6 @@ const Body = Schema.parseJson(
 const encodeBody = Schema.encodeSync(Body)
 const decodeBody = Schema.decodeUnknownEither(Body)
 
-const headerPattern =
-  /^ESI1 ([0-9a-f]{32}) (\d{1,16}) (\d{1,10}) (-|[!-,.-~][!-~]{0,127}) (-|[!-,.-~][!-~]{0,127}) (-|[!-,.-~][!-~]{0,127}) (-|[!-,.-~][!-~]{0,127}) ([or]) ([0-9a-f]{32})\n/
-const isPid = (pid: number): boolean => pid >= 1 && pid <= 0xffff_ffff
-const optional = (field: string): string | null => (field === "-" ? null : field)
-const checksum = (header: string, body: string | Uint8Array): string =>
-  createHash("sha256").update(header).update("\n").update(body).digest("hex").slice(0, 32)
-
 /**
  * The bytes of a record: `ESI1 <nonce> <epoch> <pid> <start> <boot> <pidns> <timens> <flags> <check>`, a line feed and
  * the JSON document. `check` is the first 32 hexadecimal digits of SHA-256 over the rest of the file.
@@ -124,19 +115,11 @@ const checksum = (header: string, body: string | Uint8Array): string =>
  */
 export const encode = (record: InstanceRecord): Uint8Array => {
   const { epoch, nonce, process, released, ...rest } = record
-  const header = [
-    "ESI1",
-    nonce,
-    epoch,
-    process.pid,
-    process.start ?? "-",
-    process.boot ?? "-",
-    process.pidNamespace ?? "-",
-    process.timeNamespace ?? "-",
-    released ? "r" : "o"
-  ].join(" ")
-  const body = encodeBody({ ...rest, machine: process.machine })
-  return Buffer.from(`${header} ${checksum(header, body)}\n${body}`)
+  const { machine, pid, start, boot, pidNamespace, timeNamespace } = process
+  return recordText.write(
+    { nonce, epoch, released, pid, start, boot, pidNamespace, timeNamespace },
+    encodeBody({ ...rest, machine })
+  )
 }
 
 /**
@@ -146,39 +129,17 @@ export const encode = (record: InstanceRecord): Uint8Array => {
  * @category decoding
  */
 export const decode = (bytes: Uint8Array): Either.Either<InstanceRecord, Unreadable> => {
-  const corrupt = (detail: string) => Either.left<Unreadable>({ _tag: "Corrupt", detail })
-  if (bytes.length === 0) return corrupt("the file is empty")
-  if (bytes.length > maxBytes) return corrupt(`the file has ${bytes.length} bytes, a record has at most ${maxBytes}`)
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8")
-  const newer = /^ESI(\d+) /.exec(text)
-  if (newer !== null && newer[1] !== "1") {
-    return Either.left({ _tag: "Newer", header: text.slice(0, text.indexOf("\n") >>> 0).slice(0, 256) })
+  const text = recordText.read(bytes)
+  if (text._tag !== "Text") return Either.left(text)
+  const decoded = decodeBody(text.body)
+  if (Either.isLeft(decoded)) {
+    return Either.left({ _tag: "Corrupt", detail: "its JSON document is not that of a record" })
   }
-  const match = headerPattern.exec(text)
-  if (match === null) return corrupt("it does not begin with a complete header")
-  const [line, nonce, epoch, pid, start, boot, pidNamespace, timeNamespace, flag, check] = match
-  const header = line!.slice(0, -34)
-  if (checksum(header, bytes.subarray(line!.length)) !== check) return corrupt("its check sum does not match")
-  const decoded = decodeBody(text.slice(line!.length))
-  if (Either.isLeft(decoded)) return corrupt("its JSON document is not that of a record")
+  const { boot, epoch, nonce, pid, pidNamespace, released, start, timeNamespace } = text.header
   const { machine, ...rest } = decoded.right
-  if (!Number.isSafeInteger(Number(epoch)) || !isPid(Number(pid)))
-    return corrupt("its header holds numbers out of range")
   // All was checked above; to check again would cost more than all the rest.
-  const process = new ProcessIdentity(
-    {
-      pid: Number(pid),
-      start: optional(start!),
-      boot: optional(boot!),
-      pidNamespace: optional(pidNamespace!),
-      timeNamespace: optional(timeNamespace!),
-      machine
-    },
-    true
-  )
-  return Either.right(
-    new InstanceRecord({ ...rest, nonce: nonce!, epoch: Number(epoch), released: flag === "r", process }, true)
-  )
+  const process = new ProcessIdentity({ pid, start, boot, pidNamespace, timeNamespace, machine }, true)
+  return Either.right(new InstanceRecord({ ...rest, nonce, epoch, released, process }, true))
 }
 
 /**

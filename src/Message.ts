@@ -3,12 +3,11 @@
  *
  * @since 0.1.0
  */
-import { isUtf8 } from "node:buffer"
-import { createHmac, timingSafeEqual } from "node:crypto"
 import * as Either from "effect/Either"
 import * as Schema from "effect/Schema"
 import { WireRange } from "./Endpoint.js"
 import * as msgPack from "./internal/msgPack.js"
+import * as shared from "./internal/wire.js"
 
 /**
  * The wire versions that this version of the package speaks.
@@ -16,7 +15,7 @@ import * as msgPack from "./internal/msgPack.js"
  * @since 0.1.0
  * @category constants
  */
-export const wire: WireRange = [1, 1]
+export const wire: WireRange = shared.range
 
 /**
  * How a process was started: what a launch tells the primary about itself. `env` holds only what the caller chose;
@@ -342,18 +341,13 @@ export const encode = (message: Message, encoding: Encoding = "json"): Uint8Arra
  */
 export const decode = (frame: Uint8Array): Either.Either<Message | Unrecognised, string> => {
   const isJson = !msgPack.isMsgPack(frame)
-  if (isJson && !isUtf8(frame)) return Either.left("the frame is not UTF-8")
   let value: unknown
   try {
-    value = isJson
-      ? JSON.parse(Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength).toString("utf8"))
-      : msgPack.decode(frame)
-  } catch {
-    return Either.left(`the frame is no ${isJson ? "JSON" : "MessagePack"} document`)
+    value = isJson ? shared.parse(frame) : msgPack.decode(frame)
+  } catch (cause) {
+    return Either.left(isJson ? (cause as Error).message : "the frame is no MessagePack document")
   }
-  if (typeof value !== "object" || value === null || !("_tag" in value) || typeof value._tag !== "string") {
-    return Either.left("the frame holds no tagged message")
-  }
+  if (!shared.isTagged(value)) return Either.left("the frame holds no tagged message")
   const tag = value._tag
   if (!Object.hasOwn(guards, tag)) {
     const id = "id" in value && isId(value.id) ? value.id : undefined
@@ -393,14 +387,7 @@ const guards: Record<string, (value: unknown) => value is Message> = Object.from
  * @since 0.1.0
  * @category models
  */
-export interface Transcript {
-  readonly recordNonce: string
-  readonly clientNonce: string
-  readonly serverNonce: string
-  readonly clientWire: WireRange
-  readonly serverWire: WireRange
-  readonly address: string
-}
+export type Transcript = shared.Transcript
 
 /**
  * The proof of one side: HMAC-SHA-256 with the record's key over the role and the transcript, each part with its length
@@ -409,16 +396,7 @@ export interface Transcript {
  * @since 0.1.0
  * @category authentication
  */
-export const mac = (key: string, role: "server" | "client", transcript: Transcript): string => {
-  const hmac = createHmac("sha256", Buffer.from(key, "hex"))
-  const { address, clientNonce, clientWire, recordNonce, serverNonce, serverWire } = transcript
-  for (const part of [role, recordNonce, clientNonce, serverNonce, `${clientWire}`, `${serverWire}`, address]) {
-    const length = Buffer.alloc(4)
-    length.writeUInt32BE(Buffer.byteLength(part))
-    hmac.update(length).update(part)
-  }
-  return hmac.digest("hex")
-}
+export const mac: (key: string, role: "server" | "client", transcript: Transcript) => string = shared.mac
 
 /**
  * Compares two proofs in constant time.
@@ -426,8 +404,4 @@ export const mac = (key: string, role: "server" | "client", transcript: Transcri
  * @since 0.1.0
  * @category authentication
  */
-export const isSameMac = (a: string, b: string): boolean => {
-  const left = Buffer.from(a)
-  const right = Buffer.from(b)
-  return left.length === right.length && timingSafeEqual(left, right)
-}
+export const isSameMac: (a: string, b: string) => boolean = shared.isSameMac

@@ -8,6 +8,7 @@ import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { InstanceId } from "./InstanceId.js"
+import * as wire from "./internal/wire.js"
 import type { ProtocolError } from "./SingleInstanceError.js"
 
 /**
@@ -68,7 +69,7 @@ export interface Connection {
  * @since 0.1.0
  * @category constants
  */
-export const maxStrangerBytes = 65_536
+export const maxStrangerBytes: number = wire.maxStrangerBytes
 
 /**
  * An endpoint that listens.

@@ -3,6 +3,7 @@
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import {
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -14,19 +15,24 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { NodeContext } from "@effect/platform-node"
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Effect, type Scope } from "effect"
-import { bundle, root } from "../scripts/bundle.mjs"
+import { Effect, Schema, type Scope } from "effect"
+import { SingleInstance } from "effect-single-instance"
+import { bundleBin, root } from "../scripts/bundle.mjs"
 import { version } from "../src/Cli.js"
+
+class Refusal extends Schema.TaggedError<Refusal>()("Refusal", {}) {}
+
+/** A primary whose handler may answer anything. */
+class Other extends SingleInstance.Tag<Other>()("app", { reply: Schema.Unknown, failure: Refusal }) {}
 
 let folder: string
 let bin: string
 
 beforeAll(async () => {
   folder = realpathSync(mkdtempSync(join(tmpdir(), "effect-single-instance-cli-")))
-  bin = join(folder, "bin.mjs")
-  const { text } = await bundle(join(root, "src/bin.ts"))
-  writeFileSync(bin, text)
+  bin = (await bundleBin(join(folder, "bin"))).file
 })
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
@@ -712,6 +718,74 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         })
         assert.match(message, /nobody/i)
         assert.isFalse(existsSync(dir))
+      })
+    )
+
+    it.scopedLive("says of every ending the same without the rest of the command line as with it", () =>
+      Effect.gen(function* () {
+        const { dir, done } = yield* setup
+        const other = yield* Other.pipe(
+          Effect.provide(Other.layer({ directory: dir })),
+          Effect.provide(NodeContext.layer)
+        )
+        const primary = yield* other.elect(undefined)
+        assert(primary._tag === "Primary")
+        yield* primary.serve(({ argv: [what] }): Effect.Effect<any, Refusal> => {
+          switch (what) {
+            case "fail":
+              return new Refusal()
+            case "die":
+              return Effect.die(new Error("no"))
+            case "interrupt":
+              return Effect.interrupt
+            default:
+              return Effect.succeed(JSON.parse(what!))
+          }
+        })
+        for (const [what, code] of [
+          ["0", 0],
+          ["3", 3],
+          ["256", 1],
+          ["1.5", 76],
+          ['"text"', 76],
+          ["fail", 76],
+          ["die", 76],
+          ["interrupt", 76]
+        ] as const) {
+          for (const json of [[], ["--json"]]) {
+            const said = yield* Effect.forEach([[], ["--protocol", "unix"]], (protocol) =>
+              Effect.map(done(["send", "app", ...json, ...protocol, "--", what]), (sent) => ({
+                code: sent.code,
+                stdout: sent.stdout().replace(/"message":"[0-9a-f-]{36}"/, ""),
+                stderr: sent.stderr()
+              }))
+            )
+            assert.deepStrictEqual(said[0], said[1], what)
+            assert.strictEqual(said[0]!.code, code, what)
+          }
+        }
+      })
+    )
+
+    it.scopedLive("loads nothing else where it hands over, and all of it where it does not", () =>
+      Effect.gen(function* () {
+        const { cli, dir, directory, record } = yield* setup
+        const alone = join(directory, "bin.cjs")
+        copyFileSync(bin, alone)
+        const first = yield* cli(["listen", "app", "--json"])
+        yield* first.event("primary")
+        assert.isTrue(existsSync(record()))
+        const words = ["app", "--json", "--dir", dir]
+        const exits = yield* Effect.forEach(
+          [
+            ["send", ...words, "--", "x"],
+            ["run", ...words, "--", "x"],
+            ["send", ...words, "--protocol", "unix", "--", "x"],
+            ["status", ...words]
+          ],
+          (words) => Effect.flatMap(start(process.execPath, [alone, ...words]), ({ exit }) => exit)
+        )
+        assert.deepStrictEqual(exits, [0, 0, 1, 1])
       })
     )
 

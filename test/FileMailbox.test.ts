@@ -7,7 +7,7 @@ import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
 import { InstanceId } from "effect-single-instance/InstanceId"
 import { type Connection, type Listener, Protocol } from "effect-single-instance/Protocol"
 import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
-import { bundle, root } from "../scripts/bundle.mjs"
+import { bundleBin } from "../scripts/bundle.mjs"
 import { bytes, child, isSame, nonce, pair, receive, temporary } from "./contract/Protocol.js"
 
 const id = InstanceId.make("com.example.mail")
@@ -323,8 +323,7 @@ describe("a conversation by mail, between processes", () => {
 
   beforeAll(async () => {
     folder = fs.mkdtempSync(path.join(tmpdir(), "esi-mail-"))
-    bin = path.join(folder, "bin.mjs")
-    fs.writeFileSync(bin, (await bundle(path.join(root, "src/bin.ts"))).text)
+    bin = (await bundleBin(folder)).file
   })
   afterAll(() => fs.rmSync(folder, { recursive: true, force: true }))
 

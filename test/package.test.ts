@@ -88,12 +88,14 @@ describe("the package", () => {
   })
 
   it("has the files that `exports` and `bin` name", () => {
-    for (const [key, target] of Object.entries<Record<string, string> | string | null>(manifest.exports)) {
+    for (const [key, target] of Object.entries<any>(manifest.exports)) {
       if (target === null || typeof target === "string") continue
-      assert.deepStrictEqual(Object.keys(target), ["types", "default"], key)
-      for (const path of Object.values(target)) {
-        const names = path.includes("*") ? modules.filter(isPublic) : [""]
-        for (const name of names) assert.isTrue(existsSync(join(installed, path.replace("*", name))), path)
+      for (const { require, ...conditions } of [target, ...(target.require === undefined ? [] : [target.require])]) {
+        assert.deepStrictEqual(Object.keys(conditions), ["types", "default"], key)
+        for (const path of Object.values<string>(conditions)) {
+          const names = path.includes("*") ? modules.filter(isPublic) : [""]
+          for (const name of names) assert.isTrue(existsSync(join(installed, path.replace("*", name))), path)
+        }
       }
     }
     for (const path of Object.values<string>(manifest.bin)) {
@@ -106,6 +108,9 @@ describe("the package", () => {
   it("is found from outside, but for what is internal", () => {
     assert.isUndefined(importing("effect-single-instance"))
     assert.isUndefined(importing("effect-single-instance/InstanceRecord"))
+    assert.isUndefined(importing("effect-single-instance/launch"))
+    const required = `console.log(typeof require("effect-single-instance/launch").launch)`
+    assert.strictEqual(run(process.execPath, ["-e", required], join(folder, "app")), "function\n")
 
     const hidden = modules.filter((module) => !isPublic(module))
     for (const module of [...hidden, "internal/anything"]) {
@@ -117,11 +122,11 @@ describe("the package", () => {
     const declared = ["dependencies", "peerDependencies", "optionalDependencies"].flatMap((key) =>
       Object.keys(manifest[key] ?? {})
     )
-    for (const file of isIn(".js", ".d.ts")) {
+    for (const file of isIn(".js", ".cjs", ".mjs", ".d.ts", ".d.cts")) {
       for (const { fileName: name } of ts.preProcessFile(readFileSync(file, "utf8")).importedFiles) {
         if (name.startsWith(".")) {
           assert.isTrue(existsSync(resolve(dirname(file), name)), `${file} imports ${name}`)
-        } else if (file === join(installed, "dist/bin.js")) {
+        } else if (/\/dist\/(bin\.cjs|Cli\.mjs|launch\.c?js)$/.test(file.replaceAll("\\", "/"))) {
           // Bundled: only what is native is left outside.
           assert.isTrue(isBuiltin(name) || name === "koffi", `${file} imports ${name}`)
         } else {
@@ -133,7 +138,7 @@ describe("the package", () => {
   })
 
   it("has declarations that compile on their own", () => {
-    const files = isIn(".d.ts")
+    const files = isIn(".d.ts", ".d.cts")
     const program = ts.createProgram(files, {
       target: ts.ScriptTarget.ES2022,
       module: ts.ModuleKind.NodeNext,

@@ -70,18 +70,26 @@ export const make = <Request, Reply, Failure, Broadcast>(
   }
 }
 
-/** How a handler that did not succeed ended. */
-export const classify = <Failure>(
-  cause: Cause.Cause<Failure>
-):
-  | { readonly _tag: "Fail"; readonly error: Failure }
-  | { readonly _tag: "Die"; readonly defect: unknown }
-  | { readonly _tag: "Interrupt" } => {
-  const error = Cause.failureOption(cause)
-  if (Option.isSome(error)) return { _tag: "Fail", error: error.value }
-  const defect = Cause.dieOption(cause)
-  return Option.isSome(defect) ? { _tag: "Die", defect: defect.value } : { _tag: "Interrupt" }
-}
+/** What a handler's exit is to who sent the message. */
+export const conclude = <Request, Reply, Failure, Broadcast, E>(
+  codec: Codec<Request, Reply, Failure, Broadcast>,
+  encoded: Encoded,
+  failed: (reason: "Malformed" | "HandlerDefect" | "HandlerInterrupted", detail: string, cause?: unknown) => E
+): Effect.Effect<Reply, Failure | E> =>
+  Effect.matchEffect(codec.decodeExit(encoded), {
+    onFailure: (detail) => Effect.fail(failed("Malformed", detail)),
+    onSuccess: (exit): Effect.Effect<Reply, Failure | E> => {
+      if (Exit.isSuccess(exit)) return exit
+      const error = Cause.failureOption(exit.cause)
+      if (Option.isSome(error)) return Effect.fail(error.value)
+      const defect = Cause.dieOption(exit.cause)
+      return Effect.fail(
+        Option.isSome(defect)
+          ? failed("HandlerDefect", "the primary's handler died", defect.value)
+          : failed("HandlerInterrupted", "the primary's handler was interrupted")
+      )
+    }
+  })
 
 const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
   typeof encoded === "object" && encoded !== null && "_tag" in encoded && encoded._tag === "Success"

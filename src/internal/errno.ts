@@ -3,8 +3,6 @@
  *
  * @since 0.1.0
  */
-import * as Predicate from "effect/Predicate"
-
 /**
  * The code of an error of Node, such as `ENOENT`; `UNKNOWN` where it has none.
  *
@@ -12,7 +10,9 @@ import * as Predicate from "effect/Predicate"
  * @category getters
  */
 export const code = (cause: unknown): string =>
-  Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : "UNKNOWN"
+  typeof cause === "object" && cause !== null && "code" in cause && typeof cause.code === "string"
+    ? cause.code
+    : "UNKNOWN"
 
 /**
  * An error of our own with the code of a system call's, for who reads it by that.

@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
 import type { Protocol } from "../Protocol.js"
 import { ProtocolError } from "../SingleInstanceError.js"
+import * as addresses from "./addresses.js"
 import * as nodeSocket from "./nodeSocket.js"
 import { shortPath } from "./socketPath.js"
 
@@ -37,7 +38,7 @@ export const unix = ({ letter, name: protocol, over }: Kind): Transport => {
       )
     },
     connect: (address, { directory, maxFrameBytes }) => {
-      const file = locate(protocol, address, directory)
+      const file = addresses.unix(protocol, address, directory)
       if (file === undefined) return Effect.fail(error("Unreachable", `it cannot be reached under ${address}`))
       const options = { protocol, maxFrameBytes, over: over?.(path.dirname(file)) }
       return Effect.flatMap(Effect.scope, (scope) =>
@@ -52,21 +53,19 @@ export const unix = ({ letter, name: protocol, over }: Kind): Transport => {
   }
 }
 
-const prefix = "\\\\.\\pipe\\"
-
 /** Pipes with random names, under the address `<name>://./pipe/esi-<32 hex digits>`. */
 export const pipe = ({ name: protocol, over }: Kind): Transport => ({
   listen: ({ directory, maxConnections, maxFrameBytes }) =>
     Effect.suspend(() => {
       const name = `esi-${randomBytes(16).toString("hex")}`
       const options = { protocol, maxFrameBytes, maxConnections, over: over?.(directory ?? "") }
-      return nodeSocket.listen({ path: prefix + name }, options, () => `${protocol}://./pipe/${name}`)
+      return nodeSocket.listen({ path: addresses.pipePrefix + name }, options, () => `${protocol}://./pipe/${name}`)
     }),
   connect: (address, { directory, maxFrameBytes }) => {
-    const name = new RegExp(`^${protocol}://\\./pipe/([\\w.-]+)$`).exec(address)?.[1]
-    return name === undefined
+    const path = addresses.pipe(protocol, address)
+    return path === undefined
       ? Effect.fail(errorOf(protocol)("Unreachable", `it cannot be reached under ${address}`))
-      : nodeSocket.connect({ path: prefix + name }, { protocol, maxFrameBytes, over: over?.(directory ?? "") })
+      : nodeSocket.connect({ path }, { protocol, maxFrameBytes, over: over?.(directory ?? "") })
   }
 })
 
@@ -83,20 +82,3 @@ const errorOf =
   (protocol: string) =>
   (reason: ProtocolError["reason"], detail: string): ProtocolError =>
     new ProtocolError({ reason, protocol, detail, outcome: "NotDelivered" })
-
-const locate = (protocol: string, address: string, directory: string | null): string | undefined => {
-  const pattern = new RegExp(`^${protocol}:(?://(/[^\\0]*[^/\\0])|([^/\\0]+))$`)
-  const [, absolute, relative] = pattern.exec(decode(address)) ?? []
-  if (absolute !== undefined) return absolute
-  return relative === undefined || relative === ".." || relative === "." || directory === null
-    ? undefined
-    : path.join(directory, relative)
-}
-
-const decode = (address: string): string => {
-  try {
-    return decodeURIComponent(address)
-  } catch {
-    return ""
-  }
-}

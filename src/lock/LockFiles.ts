@@ -11,6 +11,7 @@ import type * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import type { InstanceId } from "../InstanceId.js"
 import type { Witness } from "../InstanceRecord.js"
+import type * as content from "../internal/content.js"
 import type { LockError } from "../SingleInstanceError.js"
 
 /**
@@ -39,11 +40,7 @@ export class FileFailure extends Data.TaggedError("FileFailure")<{
  * @since 0.1.0
  * @category models
  */
-export type Content =
-  | { readonly _tag: "Missing" }
-  | { readonly _tag: "Bytes"; readonly bytes: Uint8Array }
-  | { readonly _tag: "TooLarge"; readonly size: number; readonly head: Uint8Array }
-  | { readonly _tag: "Special"; readonly kind: string; readonly identity: string }
+export type Content = content.Content
 
 /**
  * What a look at a witness showed. Only `Refused` proves anything: nobody listens on that very socket, or holds the

@@ -14,15 +14,16 @@ import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import type * as Scope from "effect/Scope"
 import type { InstanceId } from "../InstanceId.js"
-import { folderName } from "../InstanceId.js"
-import { maxBytes, Witness } from "../InstanceRecord.js"
+import { Witness } from "../InstanceRecord.js"
+import * as content from "../internal/content.js"
 import { verify } from "../internal/directory.js"
 import { code, isMissing } from "../internal/errno.js"
 import { whileInUse } from "../internal/inUse.js"
+import * as locations from "../internal/location.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { SingleInstanceConfig } from "../SingleInstanceConfig.js"
 import { LockError } from "../SingleInstanceError.js"
-import { type Content, FileFailure, type LockDirectory, LockFiles, type Probe } from "./LockFiles.js"
+import { FileFailure, type LockDirectory, LockFiles, type Probe } from "./LockFiles.js"
 
 /**
  * The platform's place for the folders of all instances. From the user database, not from HOME, TMPDIR or XDG_*: those
@@ -31,23 +32,7 @@ import { type Content, FileFailure, type LockDirectory, LockFiles, type Probe } 
  * @since 0.1.0
  * @category constants
  */
-export const defaultDirectory = (): string => {
-  let home: string
-  try {
-    home = os.userInfo().homedir
-  } catch {
-    // The user has no entry, as in many containers.
-    return `/tmp/effect-single-instance-${process.geteuid?.() ?? 0}`
-  }
-  switch (process.platform) {
-    case "win32":
-      return path.join(home, "AppData", "Local", "effect-single-instance")
-    case "darwin":
-      return path.join(home, "Library", "Application Support", "effect-single-instance")
-    default:
-      return path.join(home, ".local", "state", "effect-single-instance")
-  }
-}
+export const defaultDirectory: () => string = locations.defaultDirectory
 
 // Magic numbers of statfs(2): ext2/3/4, xfs, btrfs, zfs, f2fs, tmpfs, overlay.
 const localTypes = new Set([0xef53, 0x58465342, 0x9123683e, 0x2fc12fc1, 0xf2f52010, 0x01021994, 0x794c7630])
@@ -69,8 +54,7 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
   Effect.gen(function* () {
     const config = yield* SingleInstanceConfig
     const verifier = yield* PidVerifier
-    const location = (id: InstanceId) =>
-      path.join(config.directory === null ? defaultDirectory() : path.resolve(config.directory), folderName(id))
+    const location = (id: InstanceId) => locations.of(id, config.directory)
 
     const obtain = Effect.fnUntraced(function* (id: InstanceId, create: boolean) {
       const directory = location(id)
@@ -154,7 +138,7 @@ const makeDirectory = Effect.fnUntraced(function* (
     path: directory,
     lockName,
     local,
-    read: (name) => attempt("read", name, () => read(at(name))),
+    read: (name) => attempt("read", name, () => content.read(at(name))),
     write: (name, bytes) => attempt("write", name, () => write(at(name), bytes)),
     link: (from, to) => attempt("link", to, () => fs.linkSync(at(from), at(to))),
     rename: (from, to) => attempt("rename", to, () => fs.renameSync(at(from), at(to))),
@@ -202,49 +186,6 @@ const makeDirectory = Effect.fnUntraced(function* (
     changed: yield* watch(directory)
   }
 })
-
-const read = (name: string): Content => {
-  let fd: number
-  try {
-    // Without O_NONBLOCK a FIFO in the record's place would hold us up for ever.
-    fd = fs.openSync(name, fs.constants.O_RDONLY | noFollow | (fs.constants.O_NONBLOCK ?? 0))
-  } catch (cause) {
-    if (isMissing(cause)) return { _tag: "Missing" }
-    const stat = fs.lstatSync(name, { throwIfNoEntry: false })
-    if (stat === undefined) return { _tag: "Missing" }
-    if (stat.isFile()) throw cause
-    return special(stat)
-  }
-  try {
-    const stat = fs.fstatSync(fd)
-    if (!stat.isFile()) return special(stat)
-    const bytes = Buffer.alloc(Math.min(stat.size, maxBytes))
-    let length = 0
-    while (length < bytes.length) {
-      const more = fs.readSync(fd, bytes, length, bytes.length - length, length)
-      if (more === 0) break
-      length += more
-    }
-    return stat.size > maxBytes
-      ? { _tag: "TooLarge", size: stat.size, head: bytes }
-      : { _tag: "Bytes", bytes: bytes.subarray(0, length) }
-  } finally {
-    fs.closeSync(fd)
-  }
-}
-
-const special = (stat: fs.Stats): Content => {
-  const kind = stat.isDirectory()
-    ? "directory"
-    : stat.isSymbolicLink()
-      ? "symbolic link"
-      : stat.isFIFO()
-        ? "FIFO"
-        : stat.isSocket()
-          ? "socket"
-          : "device"
-  return { _tag: "Special", kind, identity: `${kind} ${stat.dev} ${stat.ino}` }
-}
 
 const write = (name: string, bytes: Uint8Array): void => {
   const { O_CREAT, O_EXCL, O_WRONLY } = fs.constants

@@ -6,6 +6,7 @@
 import type { AddressInfo } from "node:net"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as addresses from "../internal/addresses.js"
 import * as nodeSocket from "../internal/nodeSocket.js"
 import { Protocol } from "../Protocol.js"
 import { ProtocolError } from "../SingleInstanceError.js"
@@ -45,9 +46,8 @@ export const layer: Layer.Layer<Protocol> = Layer.succeed(Protocol, {
     return Effect.orElse(on("127.0.0.1"), () => on("::1"))
   },
   connect: (address, { maxFrameBytes }) => {
-    const [, ipv4, ipv6, port] = /^tcp:\/\/(?:(127\.0\.0\.1)|\[(::1)\]):([1-9]\d{0,4})$/.exec(address) ?? []
-    const host = ipv4 ?? ipv6
-    return host === undefined || Number(port) > 65_535
+    const target = addresses.tcp(address)
+    return target === undefined
       ? Effect.fail(
           new ProtocolError({
             reason: "Unreachable",
@@ -56,6 +56,6 @@ export const layer: Layer.Layer<Protocol> = Layer.succeed(Protocol, {
             outcome: "NotDelivered"
           })
         )
-      : nodeSocket.connect({ host, port: Number(port), noDelay: true }, { protocol: "tcp", maxFrameBytes })
+      : nodeSocket.connect({ ...target, noDelay: true }, { protocol: "tcp", maxFrameBytes })
   }
 })

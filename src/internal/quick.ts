@@ -1,0 +1,124 @@
+/**
+ * The command line where another process is the primary, without loading what only a primary needs.
+ */
+import * as engine from "./handOver.js"
+import { type Supervisor, supervise } from "./supervisor.js"
+import { coloured, deliveredEvent, deliveredSentence, exitCodeOf, green } from "./telling.js"
+
+/** What of a command line matters here. */
+interface Words {
+  readonly id: string
+  readonly args: ReadonlyArray<string>
+  readonly json: boolean
+  readonly dir: string | null
+  readonly timeoutMillis: number
+}
+
+/** Loads what is needed to say what an ending means, and answers the exit code. */
+export type Conclude = (options: {
+  readonly id: string
+  readonly json: boolean
+  readonly millis: number
+  readonly ending: engine.Answered | engine.Failed
+}) => Promise<number>
+
+/**
+ * Hands over and ends this process. Answers `false` where the whole command line has to be loaded instead: where it says
+ * anything that is not the usual, or nobody took the message and nobody will.
+ */
+export const handOver = async (argv: ReadonlyArray<string>, conclude: Conclude): Promise<boolean> => {
+  const words = read(argv.slice(2), process.env)
+  const cwd = engine.cwd()
+  if (words === undefined || cwd === undefined) return false
+  const controller = new AbortController()
+  const supervisor = supervise(() => controller.abort())
+  const { args, dir, id, json, timeoutMillis: millis } = words
+  const ending = await engine.handOver({
+    id,
+    directory: dir,
+    payload: undefined,
+    launch: { argv: args, cwd, env: {} },
+    timeoutMillis: millis,
+    onOutput: shower(json, supervisor),
+    signal: controller.signal
+  })
+  if (ending._tag === "Candidate") {
+    if (controller.signal.aborted) supervisor.end(0)
+    else supervisor.release()
+    return controller.signal.aborted
+  }
+  const reply = ending._tag === "Answered" ? replyOf(ending.exit) : undefined
+  if (ending._tag === "Answered" && reply !== undefined) {
+    const event = deliveredEvent(ending.message, ending.protocol, reply, ending.primary.pid)
+    const { stderr, stdout } = process
+    if (json || stderr.isTTY) supervisor.watchOutput()
+    if (json) await write(stdout, `${JSON.stringify(event)}\n`)
+    else if (stderr.isTTY) await write(stderr, `${coloured(stderr, green, deliveredSentence(event))}\n`)
+    supervisor.end(exitCodeOf(reply))
+  } else if (controller.signal.aborted) {
+    supervisor.end(0)
+  } else {
+    supervisor.watchOutput()
+    supervisor.end(await conclude({ id, json, millis, ending }))
+  }
+  return true
+}
+
+// The exit code that a handler answered; anything else takes more to be told.
+const replyOf = (exit: unknown): number | undefined =>
+  typeof exit === "object" &&
+  exit !== null &&
+  "_tag" in exit &&
+  exit._tag === "Success" &&
+  "value" in exit &&
+  typeof exit.value === "number" &&
+  Number.isSafeInteger(exit.value)
+    ? exit.value
+    : undefined
+
+const write = (stream: NodeJS.WriteStream, data: string | Uint8Array): Promise<void> =>
+  new Promise((resolve) => stream.write(data, () => resolve()))
+
+const shower = (json: boolean, supervisor: Supervisor) => {
+  const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() }
+  return (stream: "stdout" | "stderr", chunk: Uint8Array): Promise<void> => {
+    supervisor.watchOutput()
+    if (!json) return write(process[stream], chunk)
+    const text = decoders[stream].decode(chunk, { stream: true })
+    return write(process.stdout, `${JSON.stringify({ event: "output", stream, text })}\n`)
+  }
+}
+
+const units: { readonly [unit: string]: number } = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }
+
+// `send` or `run`, the id, options that a later launch may have, and `--` with what is handed over. What is only slightly
+// unusual is left to who knows all about it, and so are options from the environment.
+const read = (words: ReadonlyArray<string>, env: NodeJS.ProcessEnv): Words | undefined => {
+  const [command, id, ...rest] = words
+  if ((command !== "send" && command !== "run") || id === undefined || id === "" || id.startsWith("-")) return undefined
+  if (Object.keys(env).some((name) => isOption.test(name))) return undefined
+  const at = rest.indexOf("--")
+  const args = at < 0 ? [] : rest.slice(at + 1)
+  if (command === "run" && args.length === 0) return undefined
+  const given = new Map<string, string>()
+  const own = at < 0 ? rest : rest.slice(0, at)
+  for (let index = 0; index < own.length; index++) {
+    const name = own[index]!
+    if (given.has(name)) return undefined
+    if (name === "--json") {
+      given.set(name, "")
+      continue
+    }
+    const value = own[++index]
+    if (!(name === "--dir" || name === "--timeout" || (name === "--on-launch" && command === "run"))) return undefined
+    if (value === undefined || value.trim() === "" || value.startsWith("-")) return undefined
+    given.set(name, value)
+  }
+  const [, amount, unit] = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(given.get("--timeout") ?? "20s") ?? []
+  const timeoutMillis = Number(amount) * units[unit ?? ""]!
+  if (!(timeoutMillis >= 1)) return undefined
+  return { id, args, json: given.has("--json"), dir: given.get("--dir") ?? null, timeoutMillis }
+}
+
+// What commands are told of their primary is no option.
+const isOption = /^SINGLE_INSTANCE_(?!(ID|EPOCH|MESSAGE|FROM_PID)$)/i
