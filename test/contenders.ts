@@ -7,7 +7,7 @@ import * as fs from "node:fs"
 import { tmpdir, userInfo } from "node:os"
 import { join } from "node:path"
 import { NodeContext } from "@effect/platform-node"
-import { it } from "@effect/vitest"
+import { assert, it } from "@effect/vitest"
 import { Cause, Effect, Either, Exit, type Scope } from "effect"
 import { type Instance, SingleInstance } from "effect-single-instance"
 import { folderName } from "effect-single-instance/InstanceId"
@@ -283,6 +283,58 @@ export const makePidNamespace: Effect.Effect<ReadonlyArray<string>, never, Scope
   yield* until("a pid namespace", () => entered)
   return ["nsenter", "-t", String(family(holder.pid!)[0]), "-p", "-m"]
 })
+
+// -------------------------------------------------------------------------------------
+// what most tests do with them
+// -------------------------------------------------------------------------------------
+
+/** "At once": less than any time limit of ours, and more than a busy machine needs. */
+const soonMillis = 10_000
+
+/** A sender that does not wait for long, and what a busy machine may add to that. */
+export const impatient = { config: { timeout: "1500 millis" } } as const
+export const assertSoon = ({ millis }: Entry): void => assert.isBelow(millis as number, 1_500 + soonMillis)
+
+/** Launches, and waits until it leads. */
+export const begin = (arena: Arena, options?: StartOptions): Effect.Effect<Contender, never, Scope.Scope> =>
+  Effect.tap(arena.start("launch", options), (primary) => primary.waitFor("begin"))
+
+/** Launches, and answers how it came to lead, which it must at once. */
+export const takeOver = Effect.fnUntraced(function* (
+  arena: Arena,
+  options?: StartOptions
+): Effect.fn.Return<{ readonly next: Contender; readonly begun: Entry }, never, Scope.Scope> {
+  const next = yield* arena.start("launch", options)
+  const begun = { ...(yield* next.waitFor("begin")) }
+  assert.isBelow((begun.at - (yield* next.waitFor("ready")).at) / 1e6, soonMillis)
+  return { next, begun }
+})
+
+/** Launches, and answers what the launch was told. */
+export const launch = (arena: Arena, options?: StartOptions): Effect.Effect<Entry, never, Scope.Scope> =>
+  Effect.flatMap(arena.start("launch", options), (launched) => launched.waitFor("outcome"))
+
+export const assertDelivered = (outcome: Entry, primary: Contender): void =>
+  assert.strictEqual(`${outcome.outcome} by ${outcome.by}`, `Delivered by ${primary.who}`, `${outcome.text}`)
+
+export const assertFailed = (outcome: Entry, expected: { readonly [field: string]: unknown }): void =>
+  assert.deepInclude({ ...outcome }, expected, `${outcome.text}`)
+
+/** Who has led up to now, in order. */
+export const begins = (arena: Arena): Effect.Effect<ReadonlyArray<string>> =>
+  Effect.map(arena.history, (history) => history.flatMap(({ event, who }) => (event === "begin" ? [who] : [])))
+
+/** Takes the only witness away, so that nothing but the pid tells who lives. */
+export const removeWitness = (arena: Arena): Effect.Effect<void> =>
+  Effect.sync(() => {
+    const witnesses = fs.readdirSync(arena.home).filter((name) => name.startsWith("w."))
+    assert.lengthOf(witnesses, 1)
+    fs.unlinkSync(join(arena.home, witnesses[0]!))
+  })
+
+/** SIGKILL is told to the check, for which every other end without a release is a contradiction. */
+export const end = (contender: Contender, signal: NodeJS.Signals): Effect.Effect<void> =>
+  signal === "SIGKILL" ? contender.kill : Effect.zipRight(contender.signal(signal), contender.ended)
 
 // -------------------------------------------------------------------------------------
 // what this machine permits
