@@ -4,6 +4,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { randomUUID } from "node:crypto"
 import * as fs from "node:fs"
+import type * as net from "node:net"
 import { tmpdir, userInfo } from "node:os"
 import { join } from "node:path"
 import { NodeContext } from "@effect/platform-node"
@@ -287,6 +288,26 @@ export const makePidNamespace: Effect.Effect<ReadonlyArray<string>, never, Scope
 // -------------------------------------------------------------------------------------
 // what most tests do with them
 // -------------------------------------------------------------------------------------
+
+// The name of a socket fits in 107 bytes only through a short link.
+const socketIn = (arena: Arena, name: string): net.NetConnectOpts => {
+  const short = join(arena.base, "h")
+  if (!fs.existsSync(short)) fs.symlinkSync(arena.home, short)
+  return { path: join(short, name), allowHalfOpen: true }
+}
+
+/** Where a primary listens with a protocol, for strangers that connect to it themselves. */
+export const whereOf = (arena: Arena, protocol: ProtocolName): Effect.Effect<net.NetConnectOpts> =>
+  Effect.map(arena.record, ({ endpoints }) => {
+    const { address } = endpoints.find((endpoint) => endpoint.protocol === protocol)!
+    const port = /^tcp:.*:(\d+)$/.exec(address)?.[1]
+    if (port !== undefined) return { host: "127.0.0.1", port: Number(port), allowHalfOpen: true }
+    return socketIn(arena, address.slice(address.indexOf(":") + 1))
+  })
+
+/** The same for its liveness witness. */
+export const witnessOf = (arena: Arena): Effect.Effect<net.NetConnectOpts> =>
+  Effect.map(arena.record, ({ witness }) => socketIn(arena, witness!.name))
 
 /** "At once": less than any time limit of ours, and more than a busy machine needs. */
 const soonMillis = 10_000

@@ -4,14 +4,12 @@
  */
 import * as fs from "node:fs"
 import * as net from "node:net"
-import { join } from "node:path"
 import { assert, describe } from "@effect/vitest"
 import { Effect, type Scope } from "effect"
 import { Message } from "effect-single-instance"
 import { encode } from "../src/internal/framing.js"
 import type { ProtocolName } from "../src/internal/platform.js"
-import { type Arena, crossing, itNeeds, makeArena, needs, type StartOptions } from "./contenders.js"
-import { temporary } from "./contract/Protocol.js"
+import { crossing, itNeeds, makeArena, needs, type StartOptions, whereOf } from "./contenders.js"
 import { randomOf, reported, scaled } from "./stress.js"
 
 const sockets = crossing.filter((name) => name !== "file" && name !== "pipe")
@@ -22,7 +20,6 @@ const boundMiB = 200
 const flood = scaled(1_500, 10_000)
 const seconds = scaled(0.4, 6)
 
-type Where = net.NetConnectOpts
 type Stranger = (socket: net.Socket, random: () => number, id: string) => void
 
 const hello = (id: string) =>
@@ -62,22 +59,9 @@ const strangers: Record<string, Stranger> = {
   "says hello again and again": (socket, _random, id) => every(socket, 5, () => socket.write(hello(id)))
 }
 
-const whereOf = Effect.fnUntraced(function* (
-  arena: Arena,
-  protocol: ProtocolName
-): Effect.fn.Return<Where, never, Scope.Scope> {
-  const { address } = (yield* arena.record).endpoints.find((endpoint) => endpoint.protocol === protocol)!
-  const port = /^tcp:.*:(\d+)$/.exec(address)?.[1]
-  if (port !== undefined) return { host: "127.0.0.1", port: Number(port), allowHalfOpen: true }
-  // The name of a socket fits in 107 bytes only through a short link.
-  const short = yield* temporary
-  fs.symlinkSync(arena.home, join(short, "h"))
-  return { path: join(short, "h", address.slice(address.indexOf(":") + 1)), allowHalfOpen: true }
-})
-
 /** Keeps so many strangers there while an effect runs; answers how many had a connection. */
 const amid = <A, E, R>(
-  where: Where,
+  where: net.NetConnectOpts,
   act: Stranger,
   options: { readonly atOnce: number; readonly random: () => number; readonly id: string },
   effect: Effect.Effect<A, E, R>
