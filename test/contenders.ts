@@ -4,6 +4,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { randomUUID } from "node:crypto"
 import * as fs from "node:fs"
+import { createRequire } from "node:module"
 import type * as net from "node:net"
 import { tmpdir, userInfo } from "node:os"
 import { join } from "node:path"
@@ -309,6 +310,35 @@ export const whereOf = (arena: Arena, protocol: ProtocolName): Effect.Effect<net
 export const witnessOf = (arena: Arena): Effect.Effect<net.NetConnectOpts> =>
   Effect.map(arena.record, ({ witness }) => socketIn(arena, witness!.name))
 
+/** Runs a statement in the contender when it starts. */
+export const hook = (statement: string): StartOptions => ({
+  env: { ...process.env, NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(statement)}` }
+})
+/** A wall clock that is wrong, and may jump; other clocks go on as they are. */
+export interface WrongClock {
+  readonly options: StartOptions
+  readonly set: (aheadSeconds: number) => Effect.Effect<void>
+}
+
+export const makeWrongClock = (arena: Arena, aheadSeconds: number): Effect.Effect<WrongClock> => {
+  const file = join(arena.base, `clock.${randomUUID()}`)
+  const set: WrongClock["set"] = (seconds) =>
+    Effect.sync(() => {
+      // Nobody reads half of it.
+      fs.writeFileSync(`${file}.new`, `${seconds < 0 ? "" : "+"}${seconds}\n`)
+      fs.renameSync(`${file}.new`, file)
+    })
+  const env = {
+    ...process.env,
+    LD_PRELOAD: libfaketime,
+    FAKETIME_TIMESTAMP_FILE: file,
+    FAKETIME_NO_CACHE: "1",
+    FAKETIME_DONT_FAKE_MONOTONIC: "1",
+    FAKETIME_DISABLE_SHM: "1"
+  }
+  return Effect.as(set(aheadSeconds), { options: { env }, set })
+}
+
 /** "At once": less than any time limit of ours, and more than a busy machine needs. */
 const soonMillis = 10_000
 
@@ -367,6 +397,20 @@ const succeeds = (command: string, ...args: ReadonlyArray<string>) =>
   spawnSync(command, args, { stdio: "ignore" }).status === 0
 const namespaces = root && succeeds("unshare", "-p", "-f", "-m", "--mount-proc", "--kill-child", "true")
 
+// Where distributions put it.
+const libfaketime = ["x86_64-linux-gnu/faketime", "aarch64-linux-gnu/faketime", "faketime", "../lib64/faketime"]
+  .map((folder) => `/usr/lib/${folder}/libfaketime.so.1`)
+  .find((file) => linux && fs.existsSync(file))
+
+const canLoad = (name: string): boolean => {
+  try {
+    createRequire(import.meta.url).resolve(name)
+    return true
+  } catch {
+    return false
+  }
+}
+
 const hasHome = (): boolean => {
   try {
     fs.accessSync(userInfo().homedir, fs.constants.W_OK)
@@ -391,6 +435,13 @@ export const needs = {
     met: namespaces && fs.existsSync("/proc/sys/kernel/ns_last_pid"),
     text: "pid namespaces and /proc/sys/kernel/ns_last_pid"
   },
+  network: { met: root && succeeds("unshare", "-n", "true"), text: "the right to make network namespaces" },
+  time: {
+    met: root && succeeds("unshare", "-T", "--boottime", "1000", "true"),
+    text: "the right to make time namespaces"
+  },
+  faketime: { met: libfaketime !== undefined, text: "libfaketime" },
+  native: { met: linux && canLoad("koffi"), text: "Linux and koffi" },
   otherUser: {
     met: root && succeeds("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "true"),
     text: "the right to become another user"

@@ -8,19 +8,15 @@ import {
   assertFailed,
   begin,
   end,
+  hook,
   itNeeds,
   kindsOfPrimary,
   launch,
   makeArena,
   needs,
-  type StartOptions,
   takeOver
 } from "./contenders.js"
 
-/** Runs a statement in the contender when it starts. */
-const hook = (statement: string): StartOptions => ({
-  env: { ...process.env, NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(statement)}` }
-})
 /** Says that a signal has arrived; whatever the contender does about it has begun by then. */
 const confessing = (signal: NodeJS.Signals) =>
   hook(`process.on("${signal}", () => console.log(JSON.stringify({ event: "asked" })))`)
