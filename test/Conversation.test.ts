@@ -1267,6 +1267,20 @@ describe("the secondary's side", () => {
     }).pipe(Effect.provide(simulated()))
   )
 
+  it.scoped("names a primary that takes no more connections", () =>
+    Effect.gen(function* () {
+      const { pid } = yield* puppet(Work.key)
+      const busy = { reason: "Busy", protocol: "memory", detail: "EAGAIN", outcome: "NotDelivered" } as const
+      const process = yield* member(Work, {
+        timeout: "2 seconds",
+        protocols: (own) => [Layer.succeed(Protocol, { ...own, connect: () => new ProtocolError(busy) })]
+      })
+      const sending = yield* started(process.instance.send("a"))
+      yield* pass(3)
+      assert.strictEqual(assertProtocol(yield* failureIn(sending), "Busy", "NotDelivered").pid, pid)
+    }).pipe(Effect.provide(simulated()))
+  )
+
   it.scoped("gives up after 3 seconds where a living owner listens nowhere", () =>
     Effect.gen(function* () {
       yield* puppet(Work.key, (own) => [new Endpoint({ ...own, address: "in-memory://nowhere" })])

@@ -221,12 +221,14 @@ describe("a starter that is stopped", () => {
         reported(
           {
             area: "3",
-            test: `a starter that is stopped before ${operation} ${name}`,
+            test: `a starter that is stopped before ${`${operation} ${name}`.trim()}`,
             faults: "SIGSTOP during election"
           },
           Effect.gen(function* () {
             const arena = yield* place
-            const slow = yield* arena.start("launch", { freeze: { operation, name } })
+            // Its own time limit goes on while it is stopped.
+            const config = { timeout: "2 minutes" } as const
+            const slow = yield* arena.start("launch", { freeze: { operation, name }, config })
             yield* slow.frozen
             const primary = yield* begin(arena)
             const served = yield* deliveries(arena, primary)
