@@ -115,6 +115,8 @@ interface Entry {
   readonly owner: Peer
   readonly launch: Message.Launch
   readonly watchers: Set<Peer>
+  // On the monotonic clock: it must not start after that.
+  readonly expires: number
   state: "pending" | "running" | "ended"
   fiber: Fiber.RuntimeFiber<void> | undefined
   interrupted: boolean
@@ -330,8 +332,10 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     }
   }
 
-  const isExpired = ({ deadline }: Message.Request) =>
-    deadline !== undefined && deadline < clock.unsafeCurrentTimeMillis()
+  const now = () => Number(clock.unsafeCurrentTimeNanos() / 1_000_000n)
+  // How much time is left only the wall clock tells; what passes from then on a jump of it does not change.
+  const expiryOf = ({ deadline }: Message.Request) =>
+    deadline === undefined ? Number.POSITIVE_INFINITY : now() + deadline - clock.unsafeCurrentTimeMillis()
 
   const onRequest = (peer: Peer, request: Message.Request): Effect.Effect<void> => {
     const { id } = request
@@ -347,13 +351,15 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     }
     if (closing !== undefined) return refuse(peer, id, closing)
     if (peer.open.size >= config.maxInFlight || peer.unsent >= config.maxInFlight) return refuse(peer, id, "Busy")
-    if (isExpired(request)) return refuse(peer, id, "Expired")
+    const expires = expiryOf(request)
+    if (expires < now()) return refuse(peer, id, "Expired")
     const entry: Entry = {
       id,
       request,
       owner: peer,
       launch: peer.launch,
       watchers: new Set(),
+      expires,
       state: "pending",
       fiber: undefined,
       interrupted: false
@@ -692,7 +698,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       return Effect.forEach(
         [...pending],
         (entry) => {
-          if (!isExpired(entry.request)) return Effect.forkIn(start(entry), scope)
+          if (entry.expires >= now()) return Effect.forkIn(start(entry), scope)
           settle(entry, "struck")
           const { id, owner } = entry
           const told = Effect.sync(() => owner.onAnswered?.())

@@ -197,7 +197,11 @@ const attempt = Effect.fnUntraced(function* (
   const { maxFrameBytes } = config
   const connection = yield* within(
     "connect",
-    protocol.connect(endpoint.address, { id, directory, maxFrameBytes, gone: target.gone })
+    // A protocol knows of no pids.
+    Effect.mapError(
+      protocol.connect(endpoint.address, { id, directory, maxFrameBytes, gone: target.gone }),
+      (error) => new ProtocolError({ ...error, pid: error.pid ?? pid })
+    )
   )
   const client = { pid: target.pid, version: config.version, maxFrameBytes }
   const encoding = config.encoding === "msgpack" && (yield* msgPack.load) ? config.encoding : undefined

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, type Clock, Deferred, Duration, Effect, Exit, Fiber, FiberId, Layer, Ref, Schema, Scope } from "effect"
+import { Cause, Clock, Deferred, Duration, Effect, Exit, Fiber, FiberId, Layer, Ref, Schema, Scope } from "effect"
 import { type Instance, Message, Primary, SingleInstance, TestSingleInstance } from "effect-single-instance"
 import { Endpoint } from "effect-single-instance/Endpoint"
 import { InstanceId } from "effect-single-instance/InstanceId"
@@ -475,6 +475,37 @@ describe("the primary's side", () => {
       assert.deepStrictEqual(yield* gone.rest, [{ _tag: "Starting", id: "detached" }])
     }).pipe(Effect.provide(simulated()))
   )
+
+  for (const jump of [3_600_000, -3_600_000]) {
+    it.scoped(`keeps the deadline of a waiting request where the clock jumps by ${jump / 1_000} s`, () =>
+      Effect.gen(function* () {
+        const clock = yield* Effect.clock
+        let ahead = 0
+        const jumping: Clock.Clock = {
+          [Clock.ClockTypeId]: Clock.ClockTypeId,
+          unsafeCurrentTimeMillis: () => clock.unsafeCurrentTimeMillis() + ahead,
+          unsafeCurrentTimeNanos: () => clock.unsafeCurrentTimeNanos(),
+          currentTimeMillis: Effect.sync(() => clock.unsafeCurrentTimeMillis() + ahead),
+          currentTimeNanos: clock.currentTimeNanos,
+          sleep: (duration) => clock.sleep(duration)
+        }
+        const { handler, seen } = yield* observed
+        const { primary } = yield* Effect.withClock(leading(), jumping)
+        const peer = yield* secondary(Work.key)
+        yield* peer.say(request("early", "early", { deadline: 4_000 }))
+        yield* peer.say(request("late", "late", { deadline: 6_000 }))
+        yield* settle
+        ahead = jump
+        yield* elapse("5 seconds")
+        yield* primary.serve(handler)
+        yield* settle
+        assert.deepStrictEqual(seen, ["late"])
+        const answers = yield* peer.heard
+        assert.deepInclude(answers, { _tag: "Refused", reason: "Expired", id: "early" })
+        assert.deepInclude(answers, { _tag: "Exit", id: "late", exit: success("re: late") })
+      }).pipe(Effect.provide(simulated()))
+    )
+  }
 
   it.scoped("handles no request after its deadline", () =>
     Effect.gen(function* () {
@@ -1264,6 +1295,20 @@ describe("the secondary's side", () => {
         [["memory", "Disconnected"]]
       )
       yield* Fiber.interrupt(closing)
+    }).pipe(Effect.provide(simulated()))
+  )
+
+  it.scoped("names a primary that takes no more connections", () =>
+    Effect.gen(function* () {
+      const { pid } = yield* puppet(Work.key)
+      const busy = { reason: "Busy", protocol: "memory", detail: "EAGAIN", outcome: "NotDelivered" } as const
+      const process = yield* member(Work, {
+        timeout: "2 seconds",
+        protocols: (own) => [Layer.succeed(Protocol, { ...own, connect: () => new ProtocolError(busy) })]
+      })
+      const sending = yield* started(process.instance.send("a"))
+      yield* pass(3)
+      assert.strictEqual(assertProtocol(yield* failureIn(sending), "Busy", "NotDelivered").pid, pid)
     }).pipe(Effect.provide(simulated()))
   )
 

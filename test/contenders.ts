@@ -4,10 +4,12 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { randomUUID } from "node:crypto"
 import * as fs from "node:fs"
+import { createRequire } from "node:module"
+import type * as net from "node:net"
 import { tmpdir, userInfo } from "node:os"
 import { join } from "node:path"
 import { NodeContext } from "@effect/platform-node"
-import { it } from "@effect/vitest"
+import { assert, it } from "@effect/vitest"
 import { Cause, Effect, Either, Exit, type Scope } from "effect"
 import { type Instance, SingleInstance } from "effect-single-instance"
 import { folderName } from "effect-single-instance/InstanceId"
@@ -285,6 +287,107 @@ export const makePidNamespace: Effect.Effect<ReadonlyArray<string>, never, Scope
 })
 
 // -------------------------------------------------------------------------------------
+// what most tests do with them
+// -------------------------------------------------------------------------------------
+
+// The name of a socket fits in 107 bytes only through a short link.
+const socketIn = (arena: Arena, name: string): net.NetConnectOpts => {
+  const short = join(arena.base, "h")
+  if (!fs.existsSync(short)) fs.symlinkSync(arena.home, short)
+  return { path: join(short, name), allowHalfOpen: true }
+}
+
+/** Where a primary listens with a protocol, for strangers that connect to it themselves. */
+export const whereOf = (arena: Arena, protocol: ProtocolName): Effect.Effect<net.NetConnectOpts> =>
+  Effect.map(arena.record, ({ endpoints }) => {
+    const { address } = endpoints.find((endpoint) => endpoint.protocol === protocol)!
+    const port = /^tcp:.*:(\d+)$/.exec(address)?.[1]
+    if (port !== undefined) return { host: "127.0.0.1", port: Number(port), allowHalfOpen: true }
+    return socketIn(arena, address.slice(address.indexOf(":") + 1))
+  })
+
+/** The same for its liveness witness. */
+export const witnessOf = (arena: Arena): Effect.Effect<net.NetConnectOpts> =>
+  Effect.map(arena.record, ({ witness }) => socketIn(arena, witness!.name))
+
+/** Runs a statement in the contender when it starts. */
+export const hook = (statement: string): StartOptions => ({
+  env: { ...process.env, NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(statement)}` }
+})
+/** A wall clock that is wrong, and may jump; other clocks go on as they are. */
+export interface WrongClock {
+  readonly options: StartOptions
+  readonly set: (aheadSeconds: number) => Effect.Effect<void>
+}
+
+export const makeWrongClock = (arena: Arena, aheadSeconds: number): Effect.Effect<WrongClock> => {
+  const file = join(arena.base, `clock.${randomUUID()}`)
+  const set: WrongClock["set"] = (seconds) =>
+    Effect.sync(() => {
+      // Nobody reads half of it.
+      fs.writeFileSync(`${file}.new`, `${seconds < 0 ? "" : "+"}${seconds}\n`)
+      fs.renameSync(`${file}.new`, file)
+    })
+  const env = {
+    ...process.env,
+    LD_PRELOAD: libfaketime,
+    FAKETIME_TIMESTAMP_FILE: file,
+    FAKETIME_NO_CACHE: "1",
+    FAKETIME_DONT_FAKE_MONOTONIC: "1",
+    FAKETIME_DISABLE_SHM: "1"
+  }
+  return Effect.as(set(aheadSeconds), { options: { env }, set })
+}
+
+/** "At once": less than any time limit of ours, and more than a busy machine needs. */
+const soonMillis = 10_000
+
+/** A sender that does not wait for long, and what a busy machine may add to that. */
+export const impatient = { config: { timeout: "1500 millis" } } as const
+export const assertSoon = ({ millis }: Entry): void => assert.isBelow(millis as number, 1_500 + soonMillis)
+
+/** Launches, and waits until it leads. */
+export const begin = (arena: Arena, options?: StartOptions): Effect.Effect<Contender, never, Scope.Scope> =>
+  Effect.tap(arena.start("launch", options), (primary) => primary.waitFor("begin"))
+
+/** Launches, and answers how it came to lead, which it must at once. */
+export const takeOver = Effect.fnUntraced(function* (
+  arena: Arena,
+  options?: StartOptions
+): Effect.fn.Return<{ readonly next: Contender; readonly begun: Entry }, never, Scope.Scope> {
+  const next = yield* arena.start("launch", options)
+  const begun = { ...(yield* next.waitFor("begin")) }
+  assert.isBelow((begun.at - (yield* next.waitFor("ready")).at) / 1e6, soonMillis)
+  return { next, begun }
+})
+
+/** Launches, and answers what the launch was told. */
+export const launch = (arena: Arena, options?: StartOptions): Effect.Effect<Entry, never, Scope.Scope> =>
+  Effect.flatMap(arena.start("launch", options), (launched) => launched.waitFor("outcome"))
+
+export const assertDelivered = (outcome: Entry, primary: Contender): void =>
+  assert.strictEqual(`${outcome.outcome} by ${outcome.by}`, `Delivered by ${primary.who}`, `${outcome.text}`)
+
+export const assertFailed = (outcome: Entry, expected: { readonly [field: string]: unknown }): void =>
+  assert.deepInclude({ ...outcome }, expected, `${outcome.text}`)
+
+/** Who has led up to now, in order. */
+export const begins = (arena: Arena): Effect.Effect<ReadonlyArray<string>> =>
+  Effect.map(arena.history, (history) => history.flatMap(({ event, who }) => (event === "begin" ? [who] : [])))
+
+/** Takes the only witness away, so that nothing but the pid tells who lives. */
+export const removeWitness = (arena: Arena): Effect.Effect<void> =>
+  Effect.sync(() => {
+    const witnesses = fs.readdirSync(arena.home).filter((name) => name.startsWith("w."))
+    assert.lengthOf(witnesses, 1)
+    fs.unlinkSync(join(arena.home, witnesses[0]!))
+  })
+
+/** SIGKILL is told to the check, for which every other end without a release is a contradiction. */
+export const end = (contender: Contender, signal: NodeJS.Signals): Effect.Effect<void> =>
+  signal === "SIGKILL" ? contender.kill : Effect.zipRight(contender.signal(signal), contender.ended)
+
+// -------------------------------------------------------------------------------------
 // what this machine permits
 // -------------------------------------------------------------------------------------
 
@@ -293,6 +396,20 @@ const root = linux && process.getuid?.() === 0
 const succeeds = (command: string, ...args: ReadonlyArray<string>) =>
   spawnSync(command, args, { stdio: "ignore" }).status === 0
 const namespaces = root && succeeds("unshare", "-p", "-f", "-m", "--mount-proc", "--kill-child", "true")
+
+// Where distributions put it.
+const libfaketime = ["x86_64-linux-gnu/faketime", "aarch64-linux-gnu/faketime", "faketime", "../lib64/faketime"]
+  .map((folder) => `/usr/lib/${folder}/libfaketime.so.1`)
+  .find((file) => linux && fs.existsSync(file))
+
+const canLoad = (name: string): boolean => {
+  try {
+    createRequire(import.meta.url).resolve(name)
+    return true
+  } catch {
+    return false
+  }
+}
 
 const hasHome = (): boolean => {
   try {
@@ -318,6 +435,13 @@ export const needs = {
     met: namespaces && fs.existsSync("/proc/sys/kernel/ns_last_pid"),
     text: "pid namespaces and /proc/sys/kernel/ns_last_pid"
   },
+  network: { met: root && succeeds("unshare", "-n", "true"), text: "the right to make network namespaces" },
+  time: {
+    met: root && succeeds("unshare", "-T", "--boottime", "1000", "true"),
+    text: "the right to make time namespaces"
+  },
+  faketime: { met: libfaketime !== undefined, text: "libfaketime" },
+  native: { met: linux && canLoad("koffi"), text: "Linux and koffi" },
   otherUser: {
     met: root && succeeds("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "true"),
     text: "the right to become another user"

@@ -13,8 +13,7 @@ import { Message } from "effect-single-instance"
 import { maxStrangerBytes } from "effect-single-instance/Protocol"
 import { Decoder, encode } from "../src/internal/framing.js"
 import type { ProtocolName } from "../src/internal/platform.js"
-import { type Arena, crossing, itNeeds, makeArena, needs, type StartOptions } from "./contenders.js"
-import { temporary } from "./contract/Protocol.js"
+import { type Arena, crossing, itNeeds, makeArena, needs, type StartOptions, whereOf } from "./contenders.js"
 import { isStress, randomOf, reported, scaled } from "./stress.js"
 
 const sockets = crossing.filter((name) => name !== "file" && name !== "pipe")
@@ -25,7 +24,6 @@ const boundMiB = 200
 const flood = scaled(1_500, 10_000)
 const seconds = scaled(0.4, 6)
 
-type Where = net.NetConnectOpts
 type Stranger = (socket: net.Socket, random: () => number, id: string) => void
 
 const hello = (id: string) =>
@@ -65,22 +63,9 @@ const strangers: Record<string, Stranger> = {
   "says hello again and again": (socket, _random, id) => every(socket, 5, () => socket.write(hello(id)))
 }
 
-const whereOf = Effect.fnUntraced(function* (
-  arena: Arena,
-  protocol: ProtocolName
-): Effect.fn.Return<Where, never, Scope.Scope> {
-  const { address } = (yield* arena.record).endpoints.find((endpoint) => endpoint.protocol === protocol)!
-  const port = /^tcp:.*:(\d+)$/.exec(address)?.[1]
-  if (port !== undefined) return { host: "127.0.0.1", port: Number(port), allowHalfOpen: true }
-  // The name of a socket fits in 107 bytes only through a short link.
-  const short = yield* temporary
-  fs.symlinkSync(arena.home, join(short, "h"))
-  return { path: join(short, "h", address.slice(address.indexOf(":") + 1)), allowHalfOpen: true }
-})
-
 /** Keeps so many strangers there while an effect runs; answers how many had a connection. */
 const amid = <A, E, R>(
-  where: Where,
+  where: net.NetConnectOpts,
   act: Stranger,
   options: { readonly atOnce: number; readonly random: () => number; readonly id: string },
   effect: Effect.Effect<A, E, R>
@@ -238,7 +223,7 @@ const nonce = "fedcba9876543210".repeat(2)
 
 /** A stranger's side of the frames: says these as the answers to his greeting come, and ends. */
 const speak = (
-  where: Where,
+  where: net.NetConnectOpts,
   first: Uint8Array,
   then: (welcome: typeof Message.Welcome.Type) => Uint8Array,
   options: { readonly bytes?: number; readonly ends: "in order" | "abruptly" }

@@ -14,15 +14,20 @@ import { type FileFailure, type LockDirectory, LockFiles } from "effect-single-i
 import * as Message from "effect-single-instance/Message"
 import { PidVerifier } from "effect-single-instance/PidVerifier"
 import type { Protocol } from "effect-single-instance/Protocol"
+import { presence } from "../src/internal/processes.js"
 
 /**
  * - `socket`: listen; the address is in use: connect; refused: unlink, listen again.
- * - `pid`: read the pid file; nobody has the pid: unlink, create.
+ * - `pid`: read the pid file; its process is gone: unlink, create.
+ * - `bare`: the same, and whoever has the pid is taken for its process.
+ * - `age`: the file is renewed now and then; it is old: unlink, create.
  */
-export type Naive = "socket" | "pid"
+export type Naive = "socket" | "pid" | "bare" | "age"
 
 const name = "naive"
 const fixed = "0".repeat(32)
+const renewalMillis = 500
+const oldMillis = 3_000
 const fails =
   (...codes: ReadonlyArray<string>) =>
   (failure: FileFailure) =>
@@ -41,6 +46,20 @@ export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles |
         Effect.map(directory.read(name), (content) =>
           content._tag === "Bytes" ? Either.getRight(InstanceRecord.decode(content.bytes)) : Option.none()
         )
+
+      // The file is the lock, as long as its owner is not given up.
+      const create = (
+        isOver: (record: InstanceRecord.InstanceRecord, directory: LockDirectory) => Effect.Effect<boolean, FileFailure>
+      ) =>
+        Effect.fnUntraced(function* (directory: LockDirectory, record: InstanceRecord.InstanceRecord) {
+          const owner = yield* recorded(directory)
+          if (Option.isSome(owner) && !(yield* isOver(owner.value, directory))) return owner.value
+          yield* directory.unlink(name)
+          return yield* directory.write(name, InstanceRecord.encode(record)).pipe(
+            Effect.as("ours" as const),
+            Effect.catchIf(fails("EEXIST"), () => Effect.succeed(undefined))
+          )
+        })
 
       // One attempt: ours, somebody else's, or to be tried again.
       const attempt = {
@@ -63,19 +82,28 @@ export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles |
           if (probe._tag === "Refused") yield* directory.unlink(witness.name)
           return probe._tag === "Answered" ? Option.getOrUndefined(yield* recorded(directory)) : undefined
         }),
-        pid: Effect.fnUntraced(function* (directory: LockDirectory, record: InstanceRecord.InstanceRecord) {
-          const owner = yield* recorded(directory)
-          if (Option.isSome(owner)) {
-            const liveness = yield* verifier.verify(owner.value.process, { local: true })
-            if (liveness._tag !== "Dead") return owner.value
-          }
-          yield* directory.unlink(name)
-          return yield* directory.write(name, InstanceRecord.encode(record)).pipe(
-            Effect.as("ours" as const),
-            Effect.catchIf(fails("EEXIST"), () => Effect.succeed(undefined))
-          )
-        })
+        pid: create((owner) =>
+          Effect.map(verifier.verify(owner.process, { local: true }), ({ _tag }) => _tag === "Dead")
+        ),
+        bare: create((owner) => Effect.sync(() => presence(owner.process.pid) === "none")),
+        age: create((_owner, directory) =>
+          Effect.map(directory.stat(name), (seen) => Option.isSome(seen) && seen.value.ageMillis > oldMillis)
+        )
       }[kind]
+
+      const renew = (directory: LockDirectory, record: InstanceRecord.InstanceRecord) => {
+        const temporary = `t.${record.nonce}`
+        return directory
+          .write(temporary, InstanceRecord.encode(record))
+          .pipe(
+            Effect.zipRight(directory.rename(temporary, name)),
+            Effect.ignore,
+            Effect.delay(renewalMillis),
+            Effect.forever,
+            Effect.interruptible,
+            Effect.forkScoped
+          )
+      }
 
       return InstanceLock.of({
         inspect: (id) =>
@@ -120,7 +148,8 @@ export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles |
             })
             const seen = yield* Effect.orDie(attempt(directory, record))
             if (seen === "ours") {
-              if (kind === "pid") yield* Effect.addFinalizer(() => Effect.ignore(directory.unlink(name)))
+              if (kind !== "socket") yield* Effect.addFinalizer(() => Effect.ignore(directory.unlink(name)))
+              if (kind === "age") yield* renew(directory, record)
               return {
                 _tag: "Leading",
                 record: new InstanceRecord.InstanceRecord({ ...record, epoch: epoch() }),

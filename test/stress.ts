@@ -3,7 +3,7 @@
  * `npm test` the same tests run, shorter.
  */
 import { appendFileSync } from "node:fs"
-import { Effect, Exit } from "effect"
+import { Cause, Effect, Exit } from "effect"
 import { makeRandom } from "./random.js"
 
 const seconds = process.env.STRESS_SECONDS === undefined ? undefined : Number(process.env.STRESS_SECONDS)
@@ -43,7 +43,8 @@ export const reported = <E, R>(report: Report, test: Effect.Effect<string, E, R>
     return test.pipe(
       Effect.onExit((exit) =>
         Effect.sync(() => {
-          if (process.env.STRESS_REPORT === undefined || (Exit.isFailure(exit) && Exit.isInterrupted(exit))) return
+          if (process.env.STRESS_REPORT === undefined || (Exit.isFailure(exit) && Cause.isInterruptedOnly(exit.cause)))
+            return
           const row = {
             ...report,
             seed,
