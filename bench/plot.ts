@@ -1,5 +1,5 @@
 /**
- * Lines over a logarithmic axis, side by side, as SVG.
+ * Lines over one axis, side by side, as SVG.
  */
 import { LineChart } from "echarts/charts"
 import { GridComponent, LegendComponent, TitleComponent } from "echarts/components"
@@ -15,9 +15,11 @@ export interface Plot {
   readonly note: string
   readonly x: {
     readonly name: string
-    /** Powers of four. */
+    /** What the ticks are powers of, both axes being logarithmic; linear, if left out. */
+    readonly base?: number | undefined
     readonly ticks: ReadonlyArray<number>
-    readonly label: (value: number) => string
+    /** Compact, if left out. */
+    readonly label?: ((value: number) => string) | undefined
   }
   readonly panels: ReadonlyArray<{ readonly name: string }>
   readonly series: ReadonlyArray<{
@@ -43,6 +45,7 @@ const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignif
 /** Draws it. */
 export const draw = ({ note, panels, series, title, x }: Plot, subtitle: string): string => {
   const panelWidth = (width - left - right - between * (panels.length - 1)) / panels.length
+  const scale = x.base === undefined ? ({ type: "value" } as const) : ({ type: "log", logBase: x.base } as const)
   const chart = echarts.init(null, null, { renderer: "svg", ssr: true, width, height })
   const own = series.filter(({ isReference }) => !isReference)
   const references = series.filter(({ isReference }) => isReference)
@@ -74,8 +77,7 @@ export const draw = ({ note, panels, series, title, x }: Plot, subtitle: string)
     })),
     xAxis: panels.map((_, gridIndex) => ({
       gridIndex,
-      type: "log",
-      logBase: 4,
+      ...scale,
       min: x.ticks[0],
       max: x.ticks.at(-1),
       name: x.name,
@@ -83,16 +85,16 @@ export const draw = ({ note, panels, series, title, x }: Plot, subtitle: string)
       nameGap: 30,
       nameTextStyle: { fontSize: 13, color: "#333333" },
       axisTick: { customValues: x.ticks },
-      axisLabel: { customValues: x.ticks, formatter: x.label, fontSize: 12, color: "#333333" },
+      axisLabel: { customValues: x.ticks, formatter: x.label ?? compact.format, fontSize: 12, color: "#333333" },
       splitLine: { show: false }
     })),
     yAxis: panels.map(({ name }, gridIndex) => ({
       gridIndex,
-      type: "log",
+      type: scale.type,
       name,
       nameLocation: "end",
       nameTextStyle: { fontSize: 13, color: "#333333", align: "left" },
-      axisLabel: { formatter: (value: number) => compact.format(value), fontSize: 12, color: "#333333" },
+      axisLabel: { formatter: compact.format, fontSize: 12, color: "#333333" },
       minorSplitLine: { show: true, lineStyle: { color: "#f2f2f2" } },
       splitLine: { lineStyle: { color: "#d8d8d8" } }
     })),

@@ -293,6 +293,7 @@ const draw = (outcome: Outcome): ReadonlyArray<Plot> => {
       note: `raw: node:net with ${form(measure)}; memory: within one process. Both axes are logarithmic.`,
       x: {
         name: measure.level === "typed" ? "characters of the text" : "bytes of the frame",
+        base: 4,
         ticks: sizes,
         label: size
       },

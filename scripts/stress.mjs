@@ -91,6 +91,7 @@ console.log(
 )
 
 if (values.write) {
+  const { draw } = await import("../bench/plot.ts")
   const commit = spawnSync("git", ["rev-parse", "--short", "HEAD"], { cwd: root, encoding: "utf8" }).stdout.trim()
   const machine = [
     `${cpus().length} × ${cpus()[0]?.model.trim()}`,
@@ -98,7 +99,18 @@ if (values.write) {
     `${process.platform} ${release()} ${process.arch}`,
     `Node ${process.version}`
   ].join(", ")
-  mkdirSync(join(root, "docs"), { recursive: true })
+  const plots = new Map()
+  for (const plot of rows.flatMap(({ curves = [] }) => curves)) {
+    const known = plots.get(plot.file)
+    // One axis for all: the longest.
+    const x = known === undefined || plot.x.ticks.at(-1) > known.x.ticks.at(-1) ? plot.x : known.x
+    plots.set(plot.file, { ...plot, x, series: [...(known?.series ?? []), ...plot.series] })
+  }
+  const folder = join(root, "docs/reliability")
+  mkdirSync(folder, { recursive: true })
+  const subtitle = `${new Date().toISOString().slice(0, 10)} · ${machine} · npm run test:stress -- --seconds ${seconds}`
+  for (const plot of plots.values()) writeFileSync(join(folder, `${plot.file}.svg`), draw(plot, subtitle))
+  const images = [...plots.values()].map(({ file, title }) => `\n![${title}](reliability/${file}.svg)\n`)
   writeFileSync(
     join(root, "docs/reliability.md"),
     `# Reliability
@@ -108,7 +120,7 @@ Written by \`npm run test:stress -- --seconds ${seconds} --seed ${seed} --write\
 that it must catch, in the same file.
 
 ${table}
-`
+${images.join("")}`
   )
 }
 process.exit(status ?? 1)

@@ -350,7 +350,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       return tell(peer, { _tag: "State", id, state: "unknown" })
     }
     if (closing !== undefined) return refuse(peer, id, closing)
-    if (peer.open.size >= config.maxInFlight || peer.unsent >= config.maxInFlight) return refuse(peer, id, "Busy")
+    // Answers that the peer has already taken may count as unsent for a moment: that is no reason to refuse its next ones.
+    if (peer.open.size >= config.maxInFlight || peer.unsent >= 2 * config.maxInFlight) return refuse(peer, id, "Busy")
     const expires = expiryOf(request)
     if (expires < now()) return refuse(peer, id, "Expired")
     const entry: Entry = {

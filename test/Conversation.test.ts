@@ -3,7 +3,7 @@ import { Cause, Clock, Deferred, Duration, Effect, Exit, Fiber, FiberId, Layer, 
 import { type Instance, Message, Primary, SingleInstance, TestSingleInstance } from "effect-single-instance"
 import { Endpoint } from "effect-single-instance/Endpoint"
 import { InstanceId } from "effect-single-instance/InstanceId"
-import { Protocol } from "effect-single-instance/Protocol"
+import { type ListenOptions, Protocol } from "effect-single-instance/Protocol"
 import type { ConfigOptions } from "effect-single-instance/SingleInstanceConfig"
 import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
 import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
@@ -630,6 +630,35 @@ describe("the primary's side", () => {
       yield* peer.say(request("3", "wait 3"))
       yield* peer.expect("Accepted")
       assert.deepStrictEqual(seen, ["wait 1", "wait 2", "quick", "wait 1 done", "wait 3"])
+    }).pipe(Effect.provide(simulated()))
+  )
+
+  it.scoped("is not Busy for whom it has answered, though its transport has not said so yet", () =>
+    Effect.gen(function* () {
+      const protocols = (own: Protocol["Type"]) => [
+        Layer.succeed(Protocol, {
+          ...own,
+          listen: (options: ListenOptions) =>
+            Effect.map(own.listen(options), (listener) => ({
+              ...listener,
+              accept: Effect.map(listener.accept, ({ offer: _, ...connection }) => ({
+                ...connection,
+                send: (frame: Uint8Array) => Effect.zipLeft(connection.send(frame), Effect.sleep("1 seconds"))
+              }))
+            }))
+        })
+      ]
+      yield* leading(echo, { maxInFlight: 2, protocols })
+      const greeted = yield* Effect.fork(secondary(Work.key))
+      yield* pass(3)
+      const peer = yield* Fiber.join(greeted)
+      for (const ids of [
+        ["1", "2"],
+        ["3", "4"]
+      ]) {
+        for (const id of ids) yield* peer.say(request(id, "a"))
+        for (const id of ids) assert.strictEqual((yield* peer.expect("Exit")).id, id)
+      }
     }).pipe(Effect.provide(simulated()))
   )
 

@@ -49,6 +49,8 @@ export interface Contender {
 }
 
 export type StartOptions = Partial<Options> & {
+  /** Another contender than that of this version. */
+  readonly program?: string | undefined
   /** The words before `node`. */
   readonly through?: ReadonlyArray<string> | undefined
   readonly env?: NodeJS.ProcessEnv | undefined
@@ -161,11 +163,11 @@ export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(fu
   )
   let started = 0
 
-  const start: Arena["start"] = (mode, { cwd, env, through = [], ...given } = {}) =>
+  const start: Arena["start"] = (mode, { cwd, env, program = fixture("contender"), through = [], ...given } = {}) =>
     Effect.gen(function* () {
       const who = given.who ?? `${mode}-${++started}`
       const options: Options = { who, logs, id, directory, kernel: id, mode, ...given }
-      const words = [...through, process.execPath, fixture("contender"), JSON.stringify(options)]
+      const words = [...through, process.execPath, program, JSON.stringify(options)]
       const entries: Array<Entry> = []
       let rest = ""
       let end: { readonly code: number | null; readonly signal: string | null } | undefined

@@ -14,6 +14,7 @@ import { maxStrangerBytes } from "effect-single-instance/Protocol"
 import { Decoder, encode } from "../src/internal/framing.js"
 import type { ProtocolName } from "../src/internal/platform.js"
 import { type Arena, crossing, itNeeds, makeArena, needs, type StartOptions, whereOf } from "./contenders.js"
+import { memoryOf } from "./measured.js"
 import { isStress, randomOf, reported, scaled } from "./stress.js"
 
 const sockets = crossing.filter((name) => name !== "file" && name !== "pipe")
@@ -104,9 +105,6 @@ const amid = <A, E, R>(
     ({ end }) => Effect.sync(end)
   )
 
-const peakMiB = (pid: number) =>
-  Number(/VmHWM:\s+(\d+)/.exec(fs.readFileSync(`/proc/${pid}/status`, "utf8"))![1]) / 1024
-
 const setup = (protocol: ProtocolName, options: StartOptions = {}) =>
   Effect.gen(function* () {
     const arena = yield* makeArena
@@ -137,7 +135,7 @@ describe("amid strangers", () => {
           Effect.gen(function* () {
             const { arena, launch, pid, primary, where } = yield* setup(protocol)
             const random = randomOf(`hostile ${protocol}`)
-            const before = peakMiB(pid)
+            const before = memoryOf(pid).peak
             const slowest: Array<number> = []
             let launches = 0
             let total = 0
@@ -165,7 +163,7 @@ describe("amid strangers", () => {
               total += count
             }
             assert.isTrue(primary.isRunning())
-            const grown = peakMiB(pid) - before
+            const grown = memoryOf(pid).peak - before
             assert.isBelow(grown, boundMiB)
             yield* arena.consistent()
             return `${total} strangers, 300 at once; ${launches} launches, slowest ${Math.round(Math.max(...slowest))} ms; ${Math.round(grown)} MiB`
@@ -181,7 +179,7 @@ describe("amid strangers", () => {
           { area: "6", test: `silent connections over ${protocol}`, faults: `${flood} connections at once` },
           Effect.gen(function* () {
             const { arena, launch, pid, where } = yield* setup(protocol)
-            const before = peakMiB(pid)
+            const before = memoryOf(pid).peak
             const [times, count] = yield* amid(
               where,
               strangers["says nothing"]!,
@@ -198,7 +196,7 @@ describe("amid strangers", () => {
             )
             assert.isAtLeast(count, Math.min(flood, maxConnections))
             assert.isBelow(Math.max(...times), 15_000)
-            const grown = peakMiB(pid) - before
+            const grown = memoryOf(pid).peak - before
             assert.isBelow(grown, boundMiB)
             return `${count} connections; 20 launches, slowest ${Math.round(Math.max(...times))} ms; ${Math.round(grown)} MiB`
           })

@@ -3,54 +3,16 @@
  * that it accepted, as its own listener counts them; each peer is a process of its own, and is killed with some
  * connections open, half of them amid a handler, and others just being opened and closed.
  */
-import { type ChildProcess, spawn } from "node:child_process"
 import { assert, describe } from "@effect/vitest"
 import { Effect } from "effect"
-import { crossing, itNeeds, makeArena, needs, until } from "./contenders.js"
-import type { Options as PeerOptions } from "./fixtures/measured-peer.js"
+import { crossing, itNeeds, needs } from "./contenders.js"
 import type { Leak, Measure, Options } from "./fixtures/measured-primary.js"
-import { fixture } from "./fixtures.js"
+import { makePrimary, untilLong } from "./measured.js"
 import { isStress, reported, scaled } from "./stress.js"
 
 /** Connections in all, processes that are killed, and how many connections each of these holds at least. */
 const whole = { connections: scaled(500, 10_000), killed: scaled(10, 200), held: isStress ? 5 : 10 }
 const few = { connections: 150, killed: 3, held: 10 }
-
-/** A process and the lines it wrote; killed with the scope. */
-const start = (name: string, options: object, ...flags: ReadonlyArray<string>) =>
-  Effect.gen(function* () {
-    let ended = false
-    const lines: Array<string> = []
-    let rest = ""
-    const kill = (handle: ChildProcess) =>
-      Effect.suspend(() => {
-        handle.kill("SIGKILL")
-        return until(`the end of ${name}`, () => ended)
-      })
-    const handle = yield* Effect.acquireRelease(
-      Effect.sync(() =>
-        spawn(process.execPath, [...flags, fixture(name), JSON.stringify(options)], {
-          stdio: ["pipe", "pipe", "inherit"]
-        }).once("exit", () => {
-          ended = true
-        })
-      ),
-      kill
-    )
-    handle.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-      const [...all] = (rest + chunk).split("\n")
-      rest = all.pop()!
-      lines.push(...all)
-    })
-    const line = Effect.suspend(() => {
-      const count = lines.length
-      return until(`a line of ${name}`, () => lines[count] ?? (ended && assert.fail(`${name} has ended`)))
-    })
-    return { handle, lines, line, kill: kill(handle), ended: until(`the end of ${name}`, () => ended) }
-  })
-
-const untilLong = (condition: () => boolean) =>
-  Effect.sleep("10 millis").pipe(Effect.repeat({ until: () => condition() }), Effect.timeout("4 minutes"), Effect.orDie)
 
 /** What is there now and was not before, in words. */
 const grown = (before: Measure, after: Measure): ReadonlyArray<string> => {
@@ -75,21 +37,11 @@ const run = Effect.fnUntraced(function* (
   { connections, held, killed }: typeof whole,
   leak?: Leak
 ) {
-  const { directory, home, id } = yield* makeArena
-  const options: Options = { id, directory, home, protocol, leak }
-  const primary = yield* start("measured-primary", options, "--expose-gc")
-  yield* until("the primary", () => primary.lines[0])
-  const measure = Effect.gen(function* () {
-    const { line } = primary
-    const measured = yield* Effect.zipRight(
-      Effect.sync(() => primary.handle.stdin!.write("\n")),
-      line
-    )
-    return JSON.parse(measured) as Measure
-  })
-  const peer = (mode: PeerOptions["mode"], connections: number) =>
+  const primary = yield* makePrimary({ protocol, leak })
+  const { measure } = primary
+  const peer = (mode: "pass" | "stay", connections: number) =>
     Effect.gen(function* () {
-      const { ended, kill, lines } = yield* start("measured-peer", { ...options, mode, connections })
+      const { ended, kill, lines } = yield* primary.peer({ mode, connections })
       yield* untilLong(() => lines.includes("done"))
       yield* mode === "pass" ? ended : kill
     }).pipe(Effect.scoped)

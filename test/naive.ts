@@ -6,14 +6,16 @@ import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
+import type * as Scope from "effect/Scope"
 import { type Following, InstanceLock, type Leading } from "effect-single-instance/InstanceLock"
 import * as InstanceRecord from "effect-single-instance/InstanceRecord"
 import { alive } from "effect-single-instance/Liveness"
 import { type FileFailure, type LockDirectory, LockFiles } from "effect-single-instance/lock/LockFiles"
 import * as Message from "effect-single-instance/Message"
 import { PidVerifier } from "effect-single-instance/PidVerifier"
-import type { Protocol } from "effect-single-instance/Protocol"
+import type { Connection, Protocol } from "effect-single-instance/Protocol"
 import { presence } from "../src/internal/processes.js"
 
 /**
@@ -186,11 +188,16 @@ export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles |
  * And what is accepted:
  *
  * - `patient`: nobody else until the one before has said something.
+ *
+ * And what is sent, by either side:
+ *
+ * - `greedy`: whatever there is; what the other side does not take yet is kept, without a bound.
  */
-export type Unreliable = "twice" | "lost" | "patient"
+export type Unreliable = "twice" | "lost" | "patient" | "greedy"
 
 /** A transport that is not to be relied on. */
 export const unreliable = (kind: Unreliable, protocol: Protocol["Type"]): Protocol["Type"] => {
+  if (kind === "greedy") return greedy(protocol)
   let requests = 0
   const garble = (frame: Uint8Array): ReadonlyArray<Uint8Array> => {
     if (kind === "patient") return [frame]
@@ -221,6 +228,24 @@ export const unreliable = (kind: Unreliable, protocol: Protocol["Type"]): Protoc
             }
           })
         })
+      }))
+  }
+}
+
+const greedy = (protocol: Protocol["Type"]): Protocol["Type"] => {
+  const hoarding = (connection: Connection): Effect.Effect<Connection, never, Scope.Scope> =>
+    Effect.gen(function* () {
+      const hoard = yield* Queue.unbounded<Uint8Array>()
+      yield* Effect.forkScoped(Effect.forever(Effect.flatMap(Queue.take(hoard), connection.send)))
+      return { ...connection, offer: undefined, send: (frame) => Effect.asVoid(Queue.offer(hoard, frame)) }
+    })
+  return {
+    ...protocol,
+    connect: (address, options) => Effect.flatMap(protocol.connect(address, options), hoarding),
+    listen: (options) =>
+      Effect.map(protocol.listen(options), (listener) => ({
+        ...listener,
+        accept: Effect.flatMap(listener.accept, hoarding)
       }))
   }
 }

@@ -20,6 +20,7 @@ import {
   until
 } from "./contenders.js"
 import { reported, scaled, isStress as stress } from "./stress.js"
+import { history, programOf, type Version } from "./versions.js"
 import type { Entry } from "./witness.js"
 
 const size = 20
@@ -38,6 +39,8 @@ interface Setting {
   readonly over: string
   readonly options: StartOptions
   readonly kinds: ReadonlyArray<string>
+  /** What contenders are started with in turn; left out: this version's. */
+  readonly programs?: ReadonlyArray<string | undefined> | undefined
 }
 
 const chain: Setting = { over: "the chain", options: { config }, kinds: kindsOfPrimary }
@@ -132,22 +135,28 @@ const waiting = (setting: Setting, start: Start, crowd: Crowd = { size, rounds: 
   Effect.gen(function* () {
     const arena = yield* makeArena
     if (start === "remains") yield* leaveRemains(arena, setting)
+    const { options, programs = [undefined] } = setting
     const ready: Array<Contender> = []
+    const led = programs.map(() => 0)
     for (let round = 0; round < crowd.rounds; round++) {
-      while (ready.length < crowd.size) ready.push(yield* arena.start("rounds", setting.options))
+      for (let index = 0; index < crowd.size; index++) {
+        if (ready[index]?.isRunning()) continue
+        ready[index] = yield* arena.start("rounds", { ...options, program: programs[index % programs.length] })
+      }
       yield* Effect.forEach(ready, (contender) => contender.waitFor("ready"))
       const contenders = new Map(ready.map((contender, index) => [`${round}.${index}`, contender]))
       for (const [message, contender] of contenders) yield* contender.say(JSON.stringify({ message }))
       const primary = yield* judge(arena, setting, start, contenders)
+      led[ready.indexOf(primary) % programs.length]!++
       if (start === "empty") {
         yield* primary.say("stop")
         yield* until("its release", () => primary.entries.at(-1)!.event === "round")
         fs.rmSync(arena.directory, { recursive: true })
       } else {
         yield* primary.kill
-        ready.splice(ready.indexOf(primary), 1)
       }
     }
+    return led
   })
 
 /** A launch each, or one after the other by processes that are there already; no more than `size` at any time. */
@@ -251,7 +260,50 @@ for (const setting of alone) {
   )
 }
 
+/** Half of the launches of each version; the first one knew Unix sockets only. */
+const mixed = (version: Version, { kinds, options }: Setting) =>
+  Effect.map(
+    programOf(version),
+    (program): Setting => ({ over: `this version and ${version}`, options, kinds, programs: [undefined, program] })
+  )
+const unix = alone.find(({ over }) => over === "unix")!
+
+describe("two versions of the package", () => {
+  for (const [version, need, setting] of [
+    ["first", history, unix],
+    ["later", needs.posix, chain]
+  ] as const) {
+    for (const start of ["empty", "remains"] as const) {
+      const crowd = { size, rounds: scaled(6, 40) }
+      itNeeds(need)(
+        `have one primary, this one and the ${version}: ${size} launches, ${start}, ${crowd.rounds} times`,
+        () =>
+          reported(
+            {
+              area: "1",
+              test: `start storm of this version and the ${version}, ${start}`,
+              faults: start === "empty" ? "none" : "SIGKILL of each primary"
+            },
+            Effect.flatMap(mixed(version, setting), (both) => waiting(both, start, crowd)).pipe(
+              Effect.map(
+                ([ours, theirs]) =>
+                  `${size} processes × ${crowd.rounds} rounds; ${ours} led by this one, ${theirs} by the ${version}`
+              )
+            )
+          ),
+        limit
+      )
+    }
+  }
+})
+
 describe("the canary", () => {
+  itNeeds(needs.posix)("two versions that have no wire version in common do not meet", () =>
+    Effect.flatMap(mixed("far", chain), (both) => failing(waiting(both, "empty"))).pipe(
+      Effect.map((why) => assert.match(why, /NotDelivered/))
+    )
+  )
+
   // None of this depends on the protocol.
   const broken = (options: StartOptions, kinds = kindsOver("tcp")): Setting => ({
     over: "tcp",

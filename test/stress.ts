@@ -4,6 +4,7 @@
  */
 import { appendFileSync } from "node:fs"
 import { Cause, Effect, Exit } from "effect"
+import type { Plot } from "../bench/plot.js"
 import { makeRandom } from "./random.js"
 
 const seconds = process.env.STRESS_SECONDS === undefined ? undefined : Number(process.env.STRESS_SECONDS)
@@ -33,11 +34,16 @@ export interface Report {
   readonly faults: string
 }
 
+/** What a test answers: its size, such as `50 processes × 40 rounds`, and lines for plots, which those of one file share. */
+export interface Sized {
+  readonly size: string
+  readonly curves: ReadonlyArray<Plot>
+}
+
 /**
- * Runs a test and writes a row for it, with the size that it answers, such as `50 processes × 40 rounds`. What it fails
- * with is a violation.
+ * Runs a test and writes a row for it, with the size that it answers. What it fails with is a violation.
  */
-export const reported = <E, R>(report: Report, test: Effect.Effect<string, E, R>): Effect.Effect<void, E, R> =>
+export const reported = <E, R>(report: Report, test: Effect.Effect<string | Sized, E, R>): Effect.Effect<void, E, R> =>
   Effect.suspend(() => {
     const started = performance.now()
     return test.pipe(
@@ -45,10 +51,11 @@ export const reported = <E, R>(report: Report, test: Effect.Effect<string, E, R>
         Effect.sync(() => {
           if (process.env.STRESS_REPORT === undefined || (Exit.isFailure(exit) && Cause.isInterruptedOnly(exit.cause)))
             return
+          const answered = Exit.isSuccess(exit) ? exit.value : ""
           const row = {
             ...report,
             seed,
-            size: Exit.isSuccess(exit) ? exit.value : "",
+            ...(typeof answered === "string" ? { size: answered } : answered),
             violations: Exit.isSuccess(exit) ? [] : [String(exit.cause).split("\n")[0]!.slice(0, 300)],
             seconds: Math.round((performance.now() - started) / 1_000)
           }
