@@ -287,6 +287,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const codec = Contract.make(options.contract)
     const { id, protocols } = options
     const timeoutMillis = Duration.toMillis(config.timeout)
+    // What is handed over with less time than that could end as unknown only because nobody could have answered.
+    const leastMillis = Math.min(200, timeoutMillis / 4)
 
     const invalid = (detail: string) =>
       new ProtocolError({ reason: "Malformed", protocol: "contract", detail, outcome: "NotDelivered" })
@@ -521,7 +523,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
         const now = clock.unsafeCurrentTimeMillis()
         deafSince = isDeaf(error) ? (deafSince ?? now) : undefined
         const deaf = deafSince !== undefined && now - deafSince >= deafMillis
-        if (!deaf && now - started < timeoutMillis) continue
+        if (!deaf && started + timeoutMillis - now >= leastMillis) continue
         const terminated =
           config.onUnresponsive === "terminate" && error._tag === "TimeoutError"
             ? yield* Effect.provide(Election.terminate(id, record), context)

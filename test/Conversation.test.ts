@@ -1309,6 +1309,28 @@ describe("the secondary's side", () => {
     )
   }
 
+  it.scoped("hands nothing over that could not be answered in time", () =>
+    Effect.gen(function* () {
+      const puppeteer = yield* puppet(Work.key)
+      const process = yield* member(Work, { timeout: "5 seconds" })
+      const arrivals: Array<number> = []
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const peer = yield* puppeteer.serve()
+          const { id } = yield* peer.expect("Request")
+          arrivals.push(yield* Clock.currentTimeMillis)
+          yield* peer.say({ _tag: "Refused", reason: "Busy", id })
+        })
+      ).pipe(Effect.forever, abandoned)
+      const began = yield* Clock.currentTimeMillis
+      const sending = yield* started(process.instance.send("a"))
+      yield* pass(6)
+      assertProtocol(yield* failureIn(sending), "Busy", "NotDelivered")
+      assert.isAbove(arrivals.length, 20)
+      assert.isAtMost(Math.max(...arrivals), began + 4_800)
+    }).pipe(Effect.provide(simulated()))
+  )
+
   it.scoped("tries again where the connection ends before the greeting, for longer than where nobody listens", () =>
     Effect.gen(function* () {
       const puppeteer = yield* puppet(Work.key)
