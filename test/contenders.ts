@@ -437,7 +437,10 @@ export const needs = {
     met: namespaces && fs.existsSync("/proc/sys/kernel/ns_last_pid"),
     text: "pid namespaces and /proc/sys/kernel/ns_last_pid"
   },
-  network: { met: root && succeeds("unshare", "-n", "true"), text: "the right to make network namespaces" },
+  network: {
+    met: root && succeeds("unshare", "-n", "ip", "link", "set", "lo", "up"),
+    text: "the right to make network namespaces, and ip"
+  },
   time: {
     met: root && succeeds("unshare", "-T", "--boottime", "1000", "true"),
     text: "the right to make time namespaces"

@@ -42,7 +42,7 @@ const denials = (arena: Arena, expected: { readonly [field: string]: unknown }, 
       assertSoon(denied)
       times.push(denied.millis as number)
     }
-    return `stopped for ${seconds} s, ${times.length} senders told after ${Math.round(Math.max(...times))} ms at most`
+    return `stopped for ${seconds} s, ${times.length} senders with a limit of 1500 ms told after ${Math.round(Math.max(...times))} at most`
   })
 
 /** As long as a process is stopped, others are served by the primary. */
