@@ -1,4 +1,4 @@
-// `npm run test:stress -- [--seconds 600] [--seed N] [--write] [files…]`: the tests that scale with the time that they are
+// `npm run test:stress -- [--soak] [--seconds 600] [--seed N] [--write] [files…]`: the tests that scale with the time that they are
 // given, one after the other, and with --write the table of docs/reliability.md.
 import { spawnSync } from "node:child_process"
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -10,12 +10,14 @@ import { root } from "./bundle.mjs"
 const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
-    seconds: { type: "string", default: "600" },
+    // The soak alone, for half an hour.
+    soak: { type: "boolean", default: false },
+    seconds: { type: "string" },
     seed: { type: "string", default: String(Math.floor(Math.random() * 2 ** 31)) },
     write: { type: "boolean", default: false }
   }
 })
-const seconds = Number(values.seconds)
+const seconds = Number(values.seconds ?? (values.soak ? 1_800 : 600))
 const seed = Number(values.seed)
 if (!(seconds >= 1) || !Number.isSafeInteger(seed)) {
   console.error("test:stress: --seconds takes a number from 1, --seed an integer")
@@ -31,7 +33,8 @@ const scaling = readdirSync(folder)
     (name) => name.endsWith(".test.ts") && readFileSync(join(folder, name), "utf8").includes('from "./stress.js"')
   )
   .map((name) => `test/${name}`)
-const files = positionals.length > 0 ? positionals : [...new Set([...scaling, ...Object.keys(areas)])].sort()
+const usual = values.soak ? ["test/soak.test.ts"] : [...new Set([...scaling, ...Object.keys(areas)])].sort()
+const files = positionals.length > 0 ? positionals : usual
 const report = join(root, ".build/stress.jsonl")
 const results = join(root, ".build/stress.json")
 mkdirSync(join(root, ".build"), { recursive: true })
@@ -43,7 +46,13 @@ const reporters = ["--reporter=default", "--reporter=json", `--outputFile=${resu
 const { status } = spawnSync("npx", ["vitest", "run", "--no-file-parallelism", ...reporters, ...files], {
   cwd: root,
   stdio: "inherit",
-  env: { ...process.env, STRESS_SECONDS: String(seconds), STRESS_SEED: String(seed), STRESS_REPORT: report }
+  env: {
+    ...process.env,
+    STRESS_SECONDS: String(seconds),
+    STRESS_SEED: String(seed),
+    STRESS_REPORT: report,
+    ...(values.soak ? { STRESS_SOAK: "1" } : undefined)
+  }
 })
 const took = Math.round((performance.now() - started) / 1_000)
 const rows = existsSync(report)

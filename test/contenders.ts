@@ -19,7 +19,7 @@ import { parseStat } from "effect-single-instance/pid/LinuxPidVerifier"
 import { type ProtocolName, protocolNames, protocols } from "../src/internal/platform.js"
 import type { Options } from "./fixtures/contender.js"
 import { fixture } from "./fixtures.js"
-import { contradiction, type Entry, openLog, readHistory } from "./witness.js"
+import { contradiction, type Entry, now, openLog, readHistory } from "./witness.js"
 
 export interface Contender {
   readonly who: string
@@ -73,6 +73,8 @@ export interface Arena {
   /** The names in the instance's folder, without their nonces: `lock`, `s`, `w`. */
   readonly kinds: Effect.Effect<ReadonlyArray<string>>
   readonly record: Effect.Effect<InstanceRecord>
+  /** Removes the lock and whatever else of the living primary is named so, as a cleaner does; nothing where none is. */
+  readonly clean: (letters: string) => Effect.Effect<void>
   /** The instance in this process, to inspect and to break the lock with. */
   readonly instance: Effect.Effect<Instance.Instance<Launch, number, never>>
 }
@@ -162,6 +164,7 @@ export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(fu
     ({ close }) => Effect.sync(close)
   )
   let started = 0
+  const pids = new Map<number, string>()
 
   const start: Arena["start"] = (mode, { cwd, env, program = fixture("contender"), through = [], ...given } = {}) =>
     Effect.gen(function* () {
@@ -188,6 +191,7 @@ export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(fu
         ),
         () => killAll
       )
+      if (handle.pid !== undefined) pids.set(handle.pid, who)
       const ended = until(`the end of ${who}`, () => end)
       handle.once("error", () => (end = { code: null, signal: null }))
       handle.once("exit", (code, signal) => {
@@ -264,6 +268,22 @@ export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(fu
         .sort()
     ),
     record: Effect.sync(() => Either.getOrThrow(decode(fs.readFileSync(join(home, "lock"))))),
+    clean: (letters) =>
+      Effect.sync(() => {
+        const at = now()
+        const aside = join(base, "removed")
+        try {
+          // What was renamed tells whom that robbed, whoever leads by then.
+          fs.renameSync(join(home, "lock"), aside)
+        } catch {
+          return
+        }
+        const { epoch, nonce, process, released } = Either.getOrThrow(decode(fs.readFileSync(aside)))
+        if (released) return
+        for (const letter of letters) fs.rmSync(join(home, `${letter}.${nonce}`), { force: true })
+        const target = pids.get(process.pid)
+        driver.append("cleaned", { at, target, epoch })
+      }),
     instance: SingleInstance.SingleInstance.pipe(
       Effect.provide(SingleInstance.SingleInstance.layer({ id, directory, timeout: "5 seconds" })),
       Effect.provide(NodeContext.layer)

@@ -4,73 +4,13 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { type Arena, type Contender, itNeeds, kindsOfPrimary, makeArena, needs } from "./contenders.js"
-import type { Naive } from "./naive.js"
-import { makeRandom } from "./random.js"
+import { itNeeds, kindsOfPrimary, makeArena, needs } from "./contenders.js"
+import { rage, summary } from "./rage.js"
 import { isStress, reported, scaled, seed } from "./stress.js"
-import { contradiction, type Entry } from "./witness.js"
+import { contradiction } from "./witness.js"
 
 const seconds = scaled(20, 240)
 const workers = isStress ? 12 : 7
-
-/** Lets the storm rage for so long, or until `enough`; afterwards all of its processes are dead. */
-const rage = Effect.fnUntraced(function* (
-  arena: Arena,
-  options: { readonly seconds: number; readonly lock?: Naive; readonly enough?: () => boolean }
-) {
-  const random = makeRandom(seed)
-  const between = (from: number, to: number) => from + random() * (to - from)
-  const begin = Effect.suspend(() =>
-    arena.start("storm", {
-      seed: Math.floor(random() * 2 ** 31),
-      hold: 100,
-      fate: { stall: 0.1, millis: 30, kill: 0.003 },
-      config: { timeout: "5 seconds", helloTimeout: "2 seconds", drain: "500 millis" },
-      lock: options.lock
-    })
-  )
-  const present: Array<Contender> = []
-  const ends = performance.now() + options.seconds * 1_000
-  while (performance.now() < ends && !options.enough?.()) {
-    for (let index = 0; index < workers; index++) {
-      const worker = present[index]
-      if (worker?.isRunning()) continue
-      assert.isTrue(worker === undefined || (yield* worker.ended).signal === "SIGKILL", lastWords(worker))
-      present[index] = yield* begin
-    }
-    yield* Effect.sleep(between(50, 350))
-    const leader = random() < 0.6 ? present.find(isLeading) : undefined
-    const victim = leader ?? present[Math.floor(random() * workers)]!
-    if (random() < (leader === undefined ? 0.3 : 0.7)) {
-      yield* victim.kill
-    } else {
-      yield* victim.signal("SIGSTOP")
-      yield* Effect.forkScoped(Effect.delay(victim.signal("SIGCONT"), between(1, 250)))
-    }
-  }
-  for (const worker of present) yield* worker.kill
-})
-
-const isLeading = ({ entries }: Contender) =>
-  entries.findLast((entry) => entry.event === "begin" || entry.event === "end")?.event === "begin"
-const lastWords = (worker: Contender | undefined) =>
-  `${worker?.who} ended by itself: ${JSON.stringify(worker?.entries.slice(-3))}`
-
-const summary = (history: ReadonlyArray<Entry>) => {
-  const count = (event: string, outcome?: string) =>
-    history.filter((entry) => entry.event === event && (outcome === undefined || entry.outcome === outcome)).length
-  return {
-    // From where one contends, or sends, until it has ended in whatever way.
-    lives: count("life"),
-    kills: count("kill"),
-    leaderships: count("begin"),
-    handled: count("handled"),
-    delivered: count("outcome", "Delivered"),
-    notDelivered: count("outcome", "NotDelivered"),
-    unknown: count("outcome", "Unknown"),
-    clashes: count("clash")
-  }
-}
 
 describe("a storm of SIGKILL and SIGSTOP", () => {
   itNeeds(needs.posix)(
@@ -80,7 +20,7 @@ describe("a storm of SIGKILL and SIGSTOP", () => {
         { area: "2", test: "kill storm", faults: "SIGKILL, SIGSTOP, stalls of the lock's operations" },
         Effect.gen(function* () {
           const arena = yield* makeArena
-          yield* Effect.scoped(rage(arena, { seconds }))
+          yield* Effect.scoped(rage(arena, { workers, seconds }))
           const history = yield* arena.history
           const result = summary(history)
           console.log(`storm with STRESS_SEED=${seed}: ${JSON.stringify(result)}`)
@@ -158,7 +98,7 @@ describe("a storm of SIGKILL and SIGSTOP", () => {
           yield* Effect.scoped(
             Effect.zipRight(
               Effect.forkScoped(watching),
-              rage(arena, { seconds: Math.max(90, seconds), lock, enough: () => found !== undefined })
+              rage(arena, { workers, seconds: Math.max(90, seconds), lock, enough: () => found !== undefined })
             )
           )
           found = contradiction(yield* arena.history)

@@ -206,7 +206,7 @@ const streamed = Effect.fnUntraced(function* (given: Given, bytes: number) {
     const [here, there] = [memoryOf(peer.pid), memoryOf(primary.pid)]
     sender = Math.max(sender, here.peak - idle)
     receiver = there.peak - idle
-    if (sent / MiB >= (points.at(-1)?.x ?? -1) + 16) points.push({ x: sent / MiB, values: [here.now, there.now] })
+    if (sent / MiB >= (points.at(-1)?.x ?? -16) + 16) points.push({ x: sent / MiB, values: [here.now, there.now] })
     return sent === bytes || undefined
   })
   const { messages, wrong } = finished<Progress>(peer)

@@ -1,5 +1,5 @@
 /**
- * The longer run, `npm run test:stress -- --seconds 600 --seed 1`: how much of it falls to a test, and what it reports. In
+ * The longer run, `npm run test:stress -- --seconds 600 --seed 1`, or with `--soak` for half an hour: how much of it falls to a test, and what it reports. In
  * `npm test` the same tests run, shorter.
  */
 import { appendFileSync } from "node:fs"
@@ -11,6 +11,9 @@ const seconds = process.env.STRESS_SECONDS === undefined ? undefined : Number(pr
 
 /** Whether this is the longer run. */
 export const isStress: boolean = seconds !== undefined
+
+/** How long a soak takes: shorter in `npm test` and in the longer run, as long as that one is where it is only this. */
+export const soakSeconds: number = process.env.STRESS_SOAK === undefined ? 20 : seconds!
 
 /** What all that is random follows from. The run prints it; given again, the same faults are injected. */
 export const seed: number = Number(process.env.STRESS_SEED ?? Math.floor(Math.random() * 2 ** 31))

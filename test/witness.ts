@@ -19,6 +19,7 @@ import type * as Scope from "effect/Scope"
  * - `handled { message }`: the primary's handler has it.
  * - `outcome { message, outcome }`: what its sender was told.
  * - `lost`: leadership ended on evidence.
+ * - `cleaned { target, epoch }`: the file that made it the leader was removed; it leads on until it learns that.
  * - `kill { target }`, `gone { target }`: SIGKILL is about to be sent; the process was seen to have ended.
  */
 export interface Entry {
@@ -119,9 +120,11 @@ export const contradiction = (
   const start = history[0]?.at ?? 0
   const leaders = new Map<string, Entry>()
   const dying = new Set<string>()
+  const robbed = new Map<string, unknown>()
   const handled = new Map<string, Entry>()
   const denied = new Map<string, Entry>()
   let highest: Entry | undefined
+  let destroyed = 0
 
   const flawOf = (entry: Entry): string | undefined => {
     const { who } = entry
@@ -130,21 +133,32 @@ export const contradiction = (
         const other = [...leaders.values()].find((leader) => leader.who !== who)
         const earlier = highest
         highest = entry
-        // One that was shot at may be dead by now.
-        if (!dying.has(who)) leaders.set(who, entry)
+        // One that was shot at may be dead by now; another one may lead beside one that was robbed.
+        if (robbed.get(who) !== entry.epoch) robbed.delete(who)
+        if (!dying.has(who) && !robbed.has(who)) leaders.set(who, entry)
         if (other !== undefined) {
           return `two primaries at once: ${tell(other)} leads since ${since(other)} ms, and so does ${tell(entry)}`
         }
-        if (earlier !== undefined && (earlier.epoch as number) >= (entry.epoch as number)) {
+        // Of a record that was destroyed nobody knows; a starter that was under way may carry an earlier time.
+        const isUnknown = entry.took === "free" && (earlier?.epoch as number) <= destroyed
+        if (earlier !== undefined && !isUnknown && (earlier.epoch as number) >= (entry.epoch as number)) {
           return `the epoch did not grow: ${tell(earlier)}, then ${tell(entry)}`
         }
         return undefined
       }
       case "end":
         leaders.delete(who)
+        robbed.delete(who)
         return undefined
+      case "cleaned": {
+        const target = entry.target as string
+        leaders.delete(target)
+        robbed.set(target, entry.epoch)
+        destroyed = Math.max(destroyed, entry.epoch as number)
+        return undefined
+      }
       case "clash":
-        return entry.final === true || ![...dying].some((other) => other !== who)
+        return entry.final === true || ![...dying, ...robbed.keys()].some((other) => other !== who)
           ? `two primaries at once: ${who} leads, and the kernel says that somebody else does`
           : undefined
       case "lost":
@@ -164,7 +178,8 @@ export const contradiction = (
         handled.set(message, entry)
         if (before !== undefined) return `${message} was handled twice, by ${before.who} and by ${who}`
         if (denied.has(message)) return `${message} was handled by ${who} after its sender was told NotDelivered`
-        if (!leaders.has(who) && !dying.has(who)) return `${message} was handled by ${who}, which does not lead`
+        if (!leaders.has(who) && !dying.has(who) && !robbed.has(who))
+          return `${message} was handled by ${who}, which does not lead`
         return undefined
       }
       case "outcome": {

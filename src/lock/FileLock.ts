@@ -201,7 +201,12 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
     const { nonce } = own.record
     const key = yield* files.random(32)
     const endpoints = yield* listen({ nonce, key, directory: directory.path })
-    own.record = InstanceRecord.update(own.record, { key, endpoints: endpoints.map((given) => new Endpoint(given)) })
+    own.record = InstanceRecord.update(own.record, {
+      key,
+      endpoints: endpoints.map((given) => new Endpoint(given)),
+      // As late as can be: somebody may have led since we began to listen, of whom an outsider left no trace.
+      epoch: yield* Clock.currentTimeMillis
+    })
     yield* directory.write(`t.${nonce}`, InstanceRecord.encode(own.record))
     const decision = yield* decide(id, own, new Set())
     if (decision._tag !== "Won") return decision

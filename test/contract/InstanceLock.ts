@@ -237,6 +237,25 @@ export const suite = (name: string, world: Effect.Effect<World, never, Scope.Sco
       })
     )
 
+    it.scopedLive("has a greater epoch than who led, and was removed, while it was opening what it listens on", () =>
+      Effect.gen(function* () {
+        const { remove, spawn } = yield* world
+        const [first, second] = [yield* spawn(), yield* spawn()]
+        let meanwhile = 0
+        const { listen } = endpoints()
+        const { record } = yield* lead(first, (candidate) =>
+          Effect.gen(function* () {
+            yield* Effect.sleep("5 millis")
+            meanwhile = (yield* Effect.orDie(lead(second))).record.epoch
+            yield* remove
+            yield* Effect.sleep("5 millis")
+            return yield* listen(candidate)
+          })
+        )
+        assert.isAbove(record.epoch, meanwhile)
+      })
+    )
+
     it.scopedLive("is won by one of many, and the others leave nothing", () =>
       Effect.gen(function* () {
         const { spawn, standing } = yield* world
