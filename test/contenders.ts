@@ -73,7 +73,7 @@ export interface Arena {
   /** The names in the instance's folder, without their nonces: `lock`, `s`, `w`. */
   readonly kinds: Effect.Effect<ReadonlyArray<string>>
   readonly record: Effect.Effect<InstanceRecord>
-  /** Removes the lock and whatever else of the living primary is named so, as a cleaner does; nothing where none is. */
+  /** Removes the lock and whatever else of the living primary is named so, as a cleaner does; nothing where none lives. */
   readonly clean: (letters: string) => Effect.Effect<void>
   /** The instance in this process, to inspect and to break the lock with. */
   readonly instance: Effect.Effect<Instance.Instance<Launch, number, never>>
@@ -270,19 +270,16 @@ export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(fu
     record: Effect.sync(() => Either.getOrThrow(decode(fs.readFileSync(join(home, "lock"))))),
     clean: (letters) =>
       Effect.sync(() => {
-        const at = now()
+        const lock = join(home, "lock")
         const aside = join(base, "removed")
-        try {
-          // What was renamed tells whom that robbed, whoever leads by then.
-          fs.renameSync(join(home, "lock"), aside)
-        } catch {
-          return
-        }
-        const { epoch, nonce, process, released } = Either.getOrThrow(decode(fs.readFileSync(aside)))
-        if (released) return
+        const read = (path: string) => Either.getOrThrow(decode(fs.readFileSync(path)))
+        if (!fs.existsSync(lock) || read(lock).released) return
+        const at = now()
+        fs.renameSync(lock, aside)
+        // What was renamed tells who was robbed, whoever led when it was looked at.
+        const { epoch, nonce, process } = read(aside)
         for (const letter of letters) fs.rmSync(join(home, `${letter}.${nonce}`), { force: true })
-        const target = pids.get(process.pid)
-        driver.append("cleaned", { at, target, epoch })
+        driver.append("cleaned", { at, target: pids.get(process.pid), epoch })
       }),
     instance: SingleInstance.SingleInstance.pipe(
       Effect.provide(SingleInstance.SingleInstance.layer({ id, directory, timeout: "5 seconds" })),

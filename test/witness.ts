@@ -130,12 +130,14 @@ export const contradiction = (
     const { who } = entry
     switch (entry.event) {
       case "begin": {
+        // It was robbed before it could say that it leads: what came of that is older news.
+        if (robbed.get(who) === entry.epoch) return undefined
+        robbed.delete(who)
         const other = [...leaders.values()].find((leader) => leader.who !== who)
         const earlier = highest
         highest = entry
-        // One that was shot at may be dead by now; another one may lead beside one that was robbed.
-        if (robbed.get(who) !== entry.epoch) robbed.delete(who)
-        if (!dying.has(who) && !robbed.has(who)) leaders.set(who, entry)
+        // One that was shot at may be dead by now.
+        if (!dying.has(who)) leaders.set(who, entry)
         if (other !== undefined) {
           return `two primaries at once: ${tell(other)} leads since ${since(other)} ms, and so does ${tell(entry)}`
         }
