@@ -425,11 +425,9 @@ export const make = <Request, Reply, Failure, Broadcast>(
         record: following.record,
         directory: following.directory,
         protocols,
-        config: {
-          ...config,
-          helloTimeout: Duration.min(config.helloTimeout, Duration.millis(remaining))
-        },
+        config,
         pid: verifier.pid,
+        remaining: Duration.millis(remaining),
         patience: Duration.millis(patienceMillis),
         gone: following.gone
       }

@@ -41,7 +41,9 @@ export interface Target {
   readonly config: SingleInstanceConfig["Type"]
   /** Our own pid, for the other side. */
   readonly pid: number
-  /** How long this launch still waits for acceptance. */
+  /** How long it may still take to find an endpoint that serves, all of them together. */
+  readonly remaining: Duration.Duration
+  /** How long a message then waits for acceptance. */
   readonly patience: Duration.Duration
   /** Completes when the primary may be gone. */
   readonly gone: Effect.Effect<void>
@@ -134,39 +136,53 @@ const inboxSize = 256
 
 /**
  * The first endpoint of the record that serves, in the record's order. The next one is tried only where one is not there
- * or does not answer; a refusal by the primary is final. A failed attempt leaves nothing open.
+ * or does not answer; a refusal by the primary is final. A failed attempt leaves nothing open. Each waits for
+ * `helloTimeout` at most, and for no more than its share of the time that remains.
  *
  * @since 0.1.0
  * @category constructors
  */
-export const connect = (target: Target): Effect.Effect<Session, TimeoutError | ProtocolError, Scope.Scope> => {
-  const pid = target.record.process.pid
-  const { endpoints } = target.record
-  return firstOf(
-    endpoints.map((endpoint) => attempt(target, endpoint)),
-    {
-      isFinal: (error) => error._tag === "ProtocolError" && !fallbackReasons.has(error.reason),
-      onNone: (errors) => {
-        const attempts = errors.map((error, index): Attempt => {
-          const { address, protocol } = endpoints[index]!
-          const detail = error._tag === "ProtocolError" ? error.detail : `no answer within ${error.millis} ms`
-          return { protocol, address, reason: error.reason, detail }
+export const connect: (target: Target) => Effect.Effect<Session, TimeoutError | ProtocolError, Scope.Scope> =
+  Effect.fnUntraced(function* (target) {
+    const pid = target.record.process.pid
+    const { endpoints } = target.record
+    const clock = yield* Effect.clock
+    const now = () => Number(clock.unsafeCurrentTimeNanos()) / 1e6
+    const ends = now() + Duration.toMillis(target.remaining)
+    const helloMillis = Duration.toMillis(target.config.helloTimeout)
+    return yield* firstOf(
+      endpoints.map((endpoint, index) =>
+        Effect.suspend(() => {
+          const share = (ends - now()) / (endpoints.length - index)
+          return attempt(target, endpoint, Math.max(1, Math.round(Math.min(helloMillis, share))))
         })
-        // A primary that is there and keeps silent is what the caller should know of first.
-        const silent = errors.find((error) => error._tag === "TimeoutError")
-        if (silent !== undefined) return new TimeoutError({ ...silent, attempts })
-        return new ProtocolError({
-          reason: "AllFailed",
-          protocol: target.protocols.map((protocol) => protocol.name).join(", ") || "none",
-          detail: attempts.length === 0 ? "the primary has no endpoint" : "no endpoint of the primary serves",
-          outcome: "NotDelivered",
-          pid,
-          attempts
-        })
+      ),
+      {
+        isFinal: (error) => error._tag === "ProtocolError" && !fallbackReasons.has(error.reason),
+        onNone: (errors) => {
+          const attempts = errors.map((error, index): Attempt => {
+            const { address, protocol } = endpoints[index]!
+            const detail = error._tag === "ProtocolError" ? error.detail : `no answer within ${error.millis} ms`
+            return { protocol, address, reason: error.reason, detail }
+          })
+          // A primary that is there and keeps silent is what the caller should know of first.
+          const silent = errors.filter((error) => error._tag === "TimeoutError")
+          if (silent.length > 0) {
+            const millis = silent.reduce((sum, { millis }) => sum + millis, 0)
+            return new TimeoutError({ ...silent[0]!, millis, attempts })
+          }
+          return new ProtocolError({
+            reason: "AllFailed",
+            protocol: target.protocols.map((protocol) => protocol.name).join(", ") || "none",
+            detail: attempts.length === 0 ? "the primary has no endpoint" : "no endpoint of the primary serves",
+            outcome: "NotDelivered",
+            pid,
+            attempts
+          })
+        }
       }
-    }
-  )
-}
+    )
+  })
 
 // Not there, or not for us. What the primary itself refuses is final.
 const fallbackReasons: ReadonlySet<ProtocolError["reason"]> = new Set([
@@ -178,7 +194,8 @@ const fallbackReasons: ReadonlySet<ProtocolError["reason"]> = new Set([
 
 const attempt = Effect.fnUntraced(function* (
   target: Target,
-  endpoint: Endpoint
+  endpoint: Endpoint,
+  millis: number
 ): Effect.fn.Return<Session, TimeoutError | ProtocolError, Scope.Scope> {
   const { config, id, record } = target
   const pid = record.process.pid
@@ -189,9 +206,8 @@ const attempt = Effect.fnUntraced(function* (
   const within = <A, E, R>(phase: "connect" | "hello", effect: Effect.Effect<A, E, R>) =>
     // Interruptible also where the caller is not, or the bound would not be any.
     Effect.timeoutFail(Effect.interruptible(effect), {
-      duration: config.helloTimeout,
-      onTimeout: () =>
-        new TimeoutError({ phase, id, millis: Duration.toMillis(config.helloTimeout), pid, outcome: "NotDelivered" })
+      duration: millis,
+      onTimeout: () => new TimeoutError({ phase, id, millis, pid, outcome: "NotDelivered" })
     })
   const { directory } = target
   const { maxFrameBytes } = config

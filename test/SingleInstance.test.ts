@@ -817,6 +817,27 @@ describe("the chain of protocols", () => {
     )
   }
 
+  it.scoped("shares its time limit among endpoints that keep silent", () =>
+    Effect.gen(function* () {
+      const world = yield* memoryWorld
+      const { primary } = yield* server(world, twice)
+      const { instance } = yield* world.member(Text, {
+        protocols: (own) => ["one", "two"].map((name) => variant(name, own, { connect: () => Effect.never })),
+        timeout: "3 seconds",
+        helloTimeout: "2 seconds"
+      })
+      const sending = yield* Effect.fork(instance.send("a"))
+      yield* pass(2)
+      assert.isFalse(yield* isDone(sending))
+      // Less than two seconds for each of them.
+      yield* pass(2)
+      assert.isTrue(yield* isDone(sending))
+      const error = yield* Effect.flip(Fiber.join(sending))
+      assert(TimeoutError.is(error), String(error))
+      assert.deepInclude({ ...error }, { phase: "connect", millis: 3_000, pid: primary.pid, outcome: "NotDelivered" })
+    })
+  )
+
   it.scoped("goes on where an endpoint keeps silent", () =>
     Effect.gen(function* () {
       const world = yield* memoryWorld

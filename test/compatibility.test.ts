@@ -260,6 +260,7 @@ const asking = (
       protocols: [Context.get(yield* Layer.build(UnixSocket.layer), Protocol)],
       config,
       pid: 4712,
+      remaining: Duration.minutes(10),
       patience: Duration.minutes(10),
       gone: Effect.never
     }

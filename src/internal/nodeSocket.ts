@@ -95,7 +95,8 @@ export const listenError = (options: Options, cause: unknown): ProtocolError => 
 
 /**
  * A connection over a socket of this process. `close` flushes what was sent, sends an end, awaits the peer's end for at
- * most a second and destroys the socket. A frame of 64 KiB or more is the connection's until its `send` has returned.
+ * most a second and destroys the socket; `leave` does not await it of a peer that never said anything. A frame of 64 KiB
+ * or more is the connection's until its `send` has returned.
  *
  * @since 0.1.0
  * @category constructors
@@ -104,7 +105,7 @@ export const make = (
   socket: Channel,
   options: Options,
   onTrust: () => void = ignore
-): { readonly connection: Connection; readonly close: Effect.Effect<void> } => {
+): { readonly connection: Connection; readonly close: Effect.Effect<void>; readonly leave: Effect.Effect<void> } => {
   const decoder = new framing.Decoder(options.maxFrameBytes)
   let inbox: Array<Uint8Array> = []
   let undelivered = 0
@@ -118,6 +119,7 @@ export const make = (
   let draining: Array<Resume<void>> = []
   const writing = new Set<Resume<void>>()
   let ending = false
+  let silent = true
   let dropped = 0
   let failure: unknown
   let lost: ProtocolError | undefined
@@ -252,15 +254,22 @@ export const make = (
     const timer = setTimeout(() => socket.destroy(), lingerMillis)
     socket.once("close", () => clearTimeout(timer))
   }
-  const close: Effect.Effect<void> = Effect.async((resume) => {
-    finish()
-    inbox = []
-    lose("Disconnected", "this side closed the connection")
-    if (socket.closed) resume(Effect.void)
-    else socket.once("close", () => resume(Effect.void))
-  })
+  const ended = (event: "close" | "finish"): Effect.Effect<void> =>
+    Effect.async((resume) => {
+      finish()
+      inbox = []
+      lose("Disconnected", "this side closed the connection")
+      if (socket.closed) return resume(Effect.void)
+      socket.once("close", () => resume(Effect.void))
+      if (event === "finish") socket.once("finish", () => resume(Effect.void))
+    })
+  const close = ended("close")
+  // Who never said anything, as a primary that stands still, is not waited for: the system has what was sent, and what is
+  // left of the socket goes within its time.
+  const leave = Effect.suspend(() => (silent ? ended("finish") : close))
 
   socket.on("data", (chunk: Buffer) => {
+    silent = false
     if (lost !== undefined) {
       dropped += chunk.length
       if (!trusted && dropped > maxStrangerBytes) socket.pause()
@@ -297,7 +306,7 @@ export const make = (
     lose("Disconnected", detail, failure)
   })
 
-  return { connection: { send, offer, receive, trust }, close }
+  return { connection: { send, offer, receive, trust }, close, leave }
 }
 
 /**
@@ -325,8 +334,8 @@ export const connect = (
       socket.once("connect", () => settle(Effect.void))
       socket.once("error", (cause) => settle(Effect.fail(connectError(options, cause))))
       socket.once("close", () => settle(Effect.fail(error(options, "Unreachable", "NotDelivered", "it was closed"))))
-      const { close, connection } = make(socket, options)
-      yield* Effect.addFinalizer(() => close)
+      const { close, connection, leave } = make(socket, options)
+      yield* Effect.addFinalizer(() => leave)
       yield* restore(Deferred.await(connected)).pipe(Effect.onError(() => close))
       return connection
     })
