@@ -1,5 +1,5 @@
-// `npm run test:stress -- [--soak] [--seconds 600] [--seed N] [--write] [files…]`: the tests that scale with the time that they are
-// given, one after the other, and with --write the table of docs/reliability.md.
+// `npm run test:stress -- [--soak] [--seconds 600] [--seed N] [--write] [files…]`: the tests that scale with the time that
+// they are given, one after the other, and with --write the table of docs/reliability.md. Their whole sizes take an hour.
 import { spawnSync } from "node:child_process"
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { cpus, release, totalmem } from "node:os"

@@ -1,6 +1,6 @@
 /**
- * The longer run, `npm run test:stress -- --seconds 600 --seed 1`, or with `--soak` for half an hour: how much of it falls to a test, and what it reports. In
- * `npm test` the same tests run, shorter.
+ * The longer run, `npm run test:stress -- --seconds 600 --seed 1`, or with `--soak` for half an hour: how much of it falls
+ * to a test, and what it reports. In `npm test` the same tests run, shorter.
  */
 import { appendFileSync } from "node:fs"
 import { Cause, Effect, Exit } from "effect"
@@ -25,9 +25,9 @@ export const randomOf = (name: string): (() => number) => {
   return makeRandom(mixed)
 }
 
-/** A size: `short` in `npm test`, `long` in a stress run of ten minutes, and in proportion in a run of another length. */
+/** A size: `short` in `npm test`, `long` in a stress run of an hour, and in proportion in a run of another length. */
 export const scaled = (short: number, long: number): number =>
-  seconds === undefined ? short : Math.max(short, Math.ceil((long * seconds) / 600))
+  seconds === undefined ? short : Math.max(short, Math.ceil((long * seconds) / 3_600))
 
 /** What is reported of a test; the rest of its row is found out. */
 export interface Report {
