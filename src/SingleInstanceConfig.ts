@@ -62,7 +62,8 @@ export const Options: Schema.Struct<{
  * - `version`: the application's own version, shown to others; at most 256 characters.
  * - `timeout`: how long a launch waits for a decision and for the primary's acceptance of its message; and how long an
  *   accepting primary may keep silent. A handler that works is not silent: its primary answers pings. 20 seconds.
- * - `helloTimeout`: how long either side waits for the other's part of the hello. 5 seconds.
+ * - `helloTimeout`: how long either side waits for the other's part of the hello, at each endpoint; all of them together
+ *   get no more than `timeout`. 5 seconds.
  * - `drain`: how long a primary that goes away lets accepted requests end. 10 seconds.
  * - `maxFrameBytes`: the largest message, encoded, in bytes. 16 MiB.
  * - `maxConnections`: how many connections a primary serves at once. Above it the oldest one whose peer has not proven
