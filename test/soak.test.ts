@@ -98,7 +98,14 @@ describe("what lives through load, kills and cleaners", () => {
     // It may say that it leads only after it was robbed, or even after somebody else does.
     assert.isUndefined(contradiction(lines(cleaned("a", 1), begin("a", 1), begin("b", 2), end), outsiders))
     assert.isUndefined(contradiction(lines(cleaned("a", 1), begin("b", 2), begin("a", 1), end), outsiders))
+    // Either may find the kernel's name with the other, until who was robbed has ended what it did and led again.
+    const clash = (who: string) => ({ who, event: "clash" })
+    const took = lines(begin("a", 1), cleaned("a", 1), begin("b", 2))
+    for (const more of [[clash("b")], [clash("a")], [end, clash("b")]]) {
+      assert.isUndefined(contradiction([...took, ...lines(...more)], outsiders))
+    }
     for (const history of [
+      [...took, ...lines(end, { who: "b", event: "end" }, begin("a", 3), clash("c"))],
       lines(begin("a", 1), begin("b", 2)),
       lines(begin("a", 1), cleaned("a", 1), begin("b", 2), begin("c", 3)),
       lines(begin("a", 1), cleaned("a", 1), end, begin("a", 2), begin("b", 3))

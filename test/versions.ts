@@ -29,18 +29,18 @@ export const history: { readonly met: boolean; readonly text: string } = {
 }
 
 const says = 'colour: "blue"'
-const range = "export const wire: WireRange = [1, 1]"
+const range = "export const range: readonly [number, number] = [1, 1]"
 const more = [
   ["Message.ts", "Buffer.from(JSON.stringify(message))", `Buffer.from(JSON.stringify({ ...message, ${says} }))`],
   [
     "InstanceRecord.ts",
-    "encodeBody({ ...rest, machine: process.machine })",
-    `JSON.stringify({ ...JSON.parse(encodeBody({ ...rest, machine: process.machine })), ${says} })`
+    "encodeBody({ ...rest, machine })",
+    `JSON.stringify({ ...JSON.parse(encodeBody({ ...rest, machine })), ${says} })`
   ]
 ] as const
 const changes = {
-  later: [...more, ["Message.ts", range, range.replace("[1, 1]", "[1, 2]")]],
-  far: [...more, ["Message.ts", range, range.replace("[1, 1]", "[2, 2]")]]
+  later: [...more, ["wire.ts", range, range.replace("[1, 1]", "[1, 2]")]],
+  far: [...more, ["wire.ts", range, range.replace("[1, 1]", "[2, 2]")]]
 } as const
 
 /** The contender's bundle with other text in some files of src, which must be there to be replaced. */
@@ -51,7 +51,7 @@ const changed = async (version: keyof typeof changes): Promise<string> => {
       {
         name: version,
         setup: ({ onLoad }) =>
-          onLoad({ filter: /[/\\]src[/\\](Message|InstanceRecord)\.ts$/ }, ({ path }) => {
+          onLoad({ filter: /[/\\]src[/\\](Message|InstanceRecord|internal[/\\]wire)\.ts$/ }, ({ path }) => {
             let contents = fs.readFileSync(path, "utf8")
             for (const change of left) {
               const [file, from, to] = change

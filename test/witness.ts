@@ -121,6 +121,7 @@ export const contradiction = (
   const leaders = new Map<string, Entry>()
   const dying = new Set<string>()
   const robbed = new Map<string, unknown>()
+  const leaving = new Set<string>()
   const handled = new Map<string, Entry>()
   const denied = new Map<string, Entry>()
   let highest: Entry | undefined
@@ -133,6 +134,7 @@ export const contradiction = (
         // It was robbed before it could say that it leads: what came of that is older news.
         if (robbed.get(who) === entry.epoch) return undefined
         robbed.delete(who)
+        leaving.delete(who)
         const other = [...leaders.values()].find((leader) => leader.who !== who)
         const earlier = highest
         highest = entry
@@ -150,7 +152,8 @@ export const contradiction = (
       }
       case "end":
         leaders.delete(who)
-        robbed.delete(who)
+        // Nobody waited for who was robbed: the kernel's name is freed only now.
+        if (robbed.delete(who)) leaving.add(who)
         return undefined
       case "cleaned": {
         const target = entry.target as string
@@ -159,10 +162,18 @@ export const contradiction = (
         destroyed = Math.max(destroyed, entry.epoch as number)
         return undefined
       }
-      case "clash":
-        return entry.final === true || ![...dying, ...robbed.keys()].some((other) => other !== who)
-          ? `two primaries at once: ${who} leads, and the kernel says that somebody else does`
-          : undefined
+      case "clash": {
+        const isOther = (other: string) => other !== who
+        // Who is dead holds it for an instant only; who was robbed until it has noticed, and ended what it did. The one that
+        // was robbed may be the one that finds it taken, too.
+        const isExcused =
+          robbed.has(who) ||
+          [...robbed.keys(), ...leaving].some(isOther) ||
+          (entry.final !== true && [...dying].some(isOther))
+        return isExcused
+          ? undefined
+          : `two primaries at once: ${who} leads, and the kernel says that somebody else does`
+      }
       case "lost":
         return options?.outsiders ? undefined : `${who} lost the lock: ${entry.detail}`
       case "kill":
@@ -172,6 +183,8 @@ export const contradiction = (
       case "gone": {
         const target = entry.target as string
         dying.delete(target)
+        robbed.delete(target)
+        leaving.delete(target)
         return leaders.has(target) ? `${target} ended as the primary, and was not killed` : undefined
       }
       case "handled": {
