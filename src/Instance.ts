@@ -442,7 +442,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
       send: SendOptions
     ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> =>
       Effect.withFiberRuntime((fiber) => {
-        const delivering = Secondary.deliver(target, session, {
+        const request: Secondary.Request = {
           id: letter.message,
           payload: prepared.payload,
           launch: prepared.launch,
@@ -451,24 +451,23 @@ export const make = <Request, Reply, Failure, Broadcast>(
           repeatable: letter.repeatable,
           redelivered: letter.redelivered,
           onOutput: send.onOutput
-        })
+        }
+        const delivering = Secondary.deliver(target, session, request, (encoded) => conclude(session, encoded))
         const { replyTimeout } = send
-        const answered =
-          replyTimeout === undefined
-            ? delivering
-            : Effect.timeoutFail(Effect.interruptible(delivering), {
-                duration: replyTimeout,
-                onTimeout: () =>
-                  new TimeoutError({
-                    phase: "reply",
-                    id,
-                    millis: Duration.toMillis(replyTimeout),
-                    pid: session.primary.pid,
-                    outcome: "Unknown",
-                    messageId: letter.message
-                  })
-              })
-        return Effect.flatMap(answered, (encoded) => conclude(session, encoded))
+        return replyTimeout === undefined
+          ? delivering
+          : Effect.timeoutFail(Effect.interruptible(delivering), {
+              duration: replyTimeout,
+              onTimeout: () =>
+                new TimeoutError({
+                  phase: "reply",
+                  id,
+                  millis: Duration.toMillis(replyTimeout),
+                  pid: session.primary.pid,
+                  outcome: "Unknown",
+                  messageId: letter.message
+                })
+            })
       })
 
     // What the handler's exit means to the sender.
@@ -657,11 +656,14 @@ export const make = <Request, Reply, Failure, Broadcast>(
         address: session.address,
         closed: session.closed,
         send: (request, options = noOptions) =>
-          Effect.flatMap(encode(request), (payload) => {
-            const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
-            if (isOwn) own ??= encodeLaunch(currentLaunch())
-            const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
-            return exchange(target, session, { payload, launch }, letterOf(noOptions), options)
+          Contract.match(encode(request), {
+            onFailure: Effect.fail,
+            onSuccess: (payload) => {
+              const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
+              if (isOwn) own ??= encodeLaunch(currentLaunch())
+              const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
+              return exchange(target, session, { payload, launch }, letterOf(noOptions), options)
+            }
           }),
         broadcasts: Stream.repeatEffectChunk(Effect.map(session.broadcasts, Chunk.unsafeFromArray)).pipe(
           Stream.mapEffect(({ missed, payload }) =>

@@ -86,8 +86,14 @@ export interface Session {
   readonly protocol: string
   readonly address: string
   readonly primary: { readonly pid: number; readonly version: string | null; readonly epoch: number }
-  /** Sends a request and waits for the exit of its handler; interruption travels. Errors tell the outcome. */
-  readonly request: (request: Request) => Effect.Effect<Reply, TimeoutError | ProtocolError>
+  /**
+   * Sends a request and waits for the exit of its handler; interruption travels. Errors tell the outcome. With `conclude`
+   * the result is what that makes of either, as soon as it is known.
+   */
+  readonly request: {
+    (request: Request): Effect.Effect<Reply, TimeoutError | ProtocolError>
+    <A, E>(request: Request, conclude: Conclude<A, E>): Effect.Effect<A, E>
+  }
   /** Asks what became of a request and, where it runs, waits for its exit. One that has not started is struck off. */
   readonly resolve: (id: string) => Effect.Effect<Reply, TimeoutError | ProtocolError>
   /** How busy the primary is. */
@@ -100,6 +106,12 @@ export interface Session {
   /** Completes when the conversation is over. */
   readonly closed: Effect.Effect<void>
 }
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type Conclude<A, E> = (known: Exit.Exit<Reply, TimeoutError | ProtocolError>) => Effect.Effect<A, E>
 
 /**
  * @since 0.1.0
@@ -126,8 +138,9 @@ interface Call {
   asked: boolean
   // While the transport has not taken it.
   sending: Fiber.RuntimeFiber<void, ProtocolError> | undefined
-  result: Effect.Effect<any, TimeoutError | ProtocolError> | undefined
-  resume: ((result: Effect.Effect<any, TimeoutError | ProtocolError>) => void) | undefined
+  readonly conclude: Conclude<any, any> | undefined
+  result: Effect.Effect<any, any> | undefined
+  resume: ((result: Effect.Effect<any, any>) => void) | undefined
 }
 
 const interruptMillis = 1_000
@@ -354,21 +367,22 @@ const converse = Effect.fnUntraced(function* (
     }
   }
 
-  const finish = (call: Call, result: NonNullable<Call["result"]>) => {
+  const finish = (call: Call, known: Exit.Exit<any, TimeoutError | ProtocolError>) => {
     if (call.result !== undefined) return
-    call.result = result
     calls.delete(call.id)
     call.sending?.unsafeInterruptAsFork(FiberId.none)
-    call.resume?.(result)
+    call.result = call.conclude?.(known) ?? known
+    call.resume?.(call.result)
     next()
   }
+  const fail = (call: Call, error: TimeoutError | ProtocolError) => finish(call, Exit.fail(error))
 
   const onMessage = (message: Message.Message | Message.Unrecognised): Effect.Effect<void> | undefined => {
     if (message._tag === "Welcome" && connection.vouched === true) {
       // What its predecessor accepted died with that.
       if (greeted && message.epoch !== welcome.epoch) {
         for (const call of [...calls.values()]) {
-          if (call.accepted) finish(call, failed("Disconnected", "another process is the primary now", "Unknown"))
+          if (call.accepted) fail(call, failed("Disconnected", "another process is the primary now", "Unknown"))
         }
       }
       greeted = true
@@ -383,7 +397,7 @@ const converse = Effect.fnUntraced(function* (
     if (call === undefined || !isAbout(call.tag, message._tag)) return undefined
     switch (message._tag) {
       case "Exit":
-        finish(call, Effect.succeed(message.exit as Reply))
+        finish(call, Exit.succeed(message.exit))
         return undefined
       case "Accepted":
         call.accepted = true
@@ -392,7 +406,7 @@ const converse = Effect.fnUntraced(function* (
         call.accepted = true
         return call.onOutput && consume(call, call.onOutput(message.stream, Buffer.from(message.chunk, "base64")))
       case "Refused":
-        finish(
+        fail(
           call,
           failed(refusals[message.reason], message.detail ?? "the primary declined the message", "NotDelivered")
         )
@@ -402,13 +416,13 @@ const converse = Effect.fnUntraced(function* (
         return undefined
       case "Inspected":
       case "Listening":
-        finish(call, Effect.succeed(message))
+        finish(call, Exit.succeed(message))
         return undefined
       case "Unsupported":
         // What was said about the call later, such as an interruption, may be unknown as well.
         if (message.tag === call.tag) {
           const outcome = call.tag === "Status" ? "Unknown" : "NotDelivered"
-          finish(call, failed("Unsupported", `the primary does not know ${message.tag}`, outcome))
+          fail(call, failed("Unsupported", `the primary does not know ${message.tag}`, outcome))
         }
         return undefined
       default:
@@ -419,7 +433,7 @@ const converse = Effect.fnUntraced(function* (
   // A defect of the caller's own ends the caller's request, not the conversation.
   const consume = (call: Call, output: Effect.Effect<void>) =>
     Effect.catchAllCause(output, (cause) => {
-      finish(call, Effect.failCause(cause))
+      finish(call, Exit.failCause(cause))
       return say({ _tag: "Interrupt", id: call.id })
     })
 
@@ -427,10 +441,10 @@ const converse = Effect.fnUntraced(function* (
     switch (message.state) {
       case "unknown":
         return call.tag === "Status" || connection.vouched === true
-          ? finish(call, failed("Disconnected", "the primary cannot tell what became of it", "Unknown"))
+          ? fail(call, failed("Disconnected", "the primary cannot tell what became of it", "Unknown"))
           : undefined
       case "struck":
-        return finish(
+        return fail(
           call,
           call.tag === "Request" && call.asked
             ? timedOut("accept", call, "NotDelivered")
@@ -440,12 +454,9 @@ const converse = Effect.fnUntraced(function* (
         call.accepted = true
         return
       case "done":
-        return finish(
-          call,
-          message.exit === undefined
-            ? failed("Disconnected", "its handler ended, but the primary keeps its exit no more", "Unknown")
-            : Effect.succeed(message.exit as Reply)
-        )
+        return message.exit === undefined
+          ? fail(call, failed("Disconnected", "its handler ended, but the primary keeps its exit no more", "Unknown"))
+          : finish(call, Exit.succeed(message.exit))
     }
   }
 
@@ -479,7 +490,7 @@ const converse = Effect.fnUntraced(function* (
                 : call.tag === "Request" && !withdrawn
                   ? lost.outcome
                   : "NotDelivered"
-            finish(call, new ProtocolError({ ...lost, outcome }))
+            fail(call, new ProtocolError({ ...lost, outcome }))
           }),
         { discard: true }
       )
@@ -524,13 +535,13 @@ const converse = Effect.fnUntraced(function* (
     }
     for (const call of [...calls.values()]) {
       if (call.accepted) {
-        if (time - heard >= silentMillis) finish(call, timedOut("reply", call, "Unknown", silentMillis))
+        if (time - heard >= silentMillis) fail(call, timedOut("reply", call, "Unknown", silentMillis))
       } else if (time - call.since >= millis) {
-        finish(call, timedOut(call.tag === "Request" ? "accept" : "reply", call, "Unknown"))
+        fail(call, timedOut(call.tag === "Request" ? "accept" : "reply", call, "Unknown"))
       } else if (time - call.since >= strikeMillis && call.tag === "Request" && !call.asked) {
         call.asked = true
         const ask = say({ _tag: "Status", id: call.id, strike: !call.repeatable })
-        const giveUp = Effect.sync(() => finish(call, timedOut("accept", call, "NotDelivered")))
+        const giveUp = Effect.sync(() => fail(call, timedOut("accept", call, "NotDelivered")))
         fork(withdraw === undefined ? ask : Effect.if(takeBack(call), { onTrue: () => giveUp, onFalse: () => ask }))
       }
     }
@@ -540,7 +551,7 @@ const converse = Effect.fnUntraced(function* (
   yield* Effect.sleep(tickMillis).pipe(Effect.zipRight(tick), Effect.forever, Effect.interruptible, Effect.forkScoped)
   yield* Effect.addFinalizer(() => end(failed("Disconnected", "the conversation is over", "Unknown")))
 
-  const outcome = (call: Call): Effect.Effect<any, TimeoutError | ProtocolError> =>
+  const outcome = (call: Call): Effect.Effect<any, any> =>
     Effect.async((resume) => {
       if (call.result !== undefined) return resume(call.result)
       call.resume = resume
@@ -549,7 +560,7 @@ const converse = Effect.fnUntraced(function* (
   const interrupt = (call: Call) =>
     Effect.suspend(() => {
       if (call.result !== undefined || over !== undefined) return Effect.void
-      const leave = Effect.sync(() => finish(call, Effect.interrupt))
+      const leave = Effect.sync(() => finish(call, Exit.interrupt(FiberId.none)))
       if (call.tag !== "Request" || call.detached) return leave
       const stop = Effect.zipRight(say({ _tag: "Interrupt", id: call.id }), Effect.ignore(outcome(call)))
       const stopped = withdraw === undefined ? stop : Effect.unlessEffect(stop, takeBack(call))
@@ -583,7 +594,7 @@ const converse = Effect.fnUntraced(function* (
       )
       // A transport that has no room took nothing of it.
       const outcome = error.reason === "Busy" || error.reason === "TooLarge" ? error.outcome : "Unknown"
-      finish(call, new ProtocolError({ ...error, outcome, pid: welcome.pid }))
+      fail(call, new ProtocolError({ ...error, outcome, pid: welcome.pid }))
     }
     const sending = fork(connection.send(frame))
     const sent = sending.unsafePoll()
@@ -592,17 +603,21 @@ const converse = Effect.fnUntraced(function* (
     sending.addObserver(onSent)
   }
 
-  // `question` makes the message when it is sent, and without the launch where the primary has it.
+  // `question` makes the message when it is sent, and without the launch where the primary has it. From then on nothing
+  // interrupts but the wait: what is on its way must be followed by the interruption.
   const begin = (
     question: (launch: Message.Request["launch"]) => Question,
-    given?: Pick<Request, "launch" | "onOutput">
-  ): Effect.Effect<any, TimeoutError | ProtocolError> =>
-    Effect.suspend(() => {
+    given?: Pick<Request, "launch" | "onOutput">,
+    conclude?: Conclude<any, any>
+  ): Effect.Effect<any, any> =>
+    Effect.uninterruptibleMask((restore) => {
       const launch = given?.launch
       const message = question(launch === told && unsent === 0 ? undefined : launch)
       const undelivered = message._tag === "Status" ? "Unknown" : "NotDelivered"
       if (over !== undefined) return new ProtocolError({ ...over, outcome: undelivered })
-      if (calls.size >= welcome.maxInFlight) return Effect.zipRight(room, begin(question, given))
+      if (calls.size >= welcome.maxInFlight) {
+        return Effect.zipRight(restore(room), restore(begin(question, given, conclude)))
+      }
       if (calls.has(message.id)) return failed("Malformed", "a message with this id is under way", undelivered)
       let frame: Uint8Array
       try {
@@ -626,6 +641,7 @@ const converse = Effect.fnUntraced(function* (
         accepted: false,
         asked: false,
         sending: undefined,
+        conclude,
         result: undefined,
         resume: undefined
       }
@@ -633,7 +649,11 @@ const converse = Effect.fnUntraced(function* (
       if (message._tag === "Request") told = unsent === 0 ? launch : undefined
       // From here on the primary may have it.
       if (connection.offer?.(frame) !== true) sendLater(call, frame)
-      return Effect.onInterrupt(outcome(call), () => interrupt(call))
+      return Effect.catchAllCause(restore(outcome(call)), (cause) =>
+        Cause.isInterruptedOnly(cause)
+          ? Effect.zipRight(interrupt(call), Effect.failCause(cause))
+          : Effect.failCause(cause)
+      )
     })
 
   const nextBroadcasts: Effect.Effect<ReadonlyArray<Broadcast>, ProtocolError> = Effect.suspend(() => {
@@ -658,7 +678,7 @@ const converse = Effect.fnUntraced(function* (
     get primary() {
       return { pid: welcome.pid, version: welcome.version, epoch: welcome.epoch }
     },
-    request: (request) =>
+    request: (request: Request, conclude?: Conclude<any, any>) =>
       begin(
         (launch) => ({
           _tag: "Request",
@@ -672,7 +692,8 @@ const converse = Effect.fnUntraced(function* (
           ...(request.repeatable ? { repeatable: true } : undefined),
           ...(request.redelivered ? { redelivered: true } : undefined)
         }),
-        request
+        request,
+        conclude
       ),
     resolve: (id) => begin(() => ({ _tag: "Status", id, strike: true })),
     inspect: Effect.suspend(() => {
@@ -698,26 +719,36 @@ const converse = Effect.fnUntraced(function* (
 })
 
 /**
- * Sends one request over a session. Where the connection is lost underway, the same primary is asked by id what became of
- * the request; only where it cannot say is the outcome `Unknown`.
+ * Sends one request over a session; its result is what `conclude` makes of the exit of its handler. Where the connection is
+ * lost underway, the same primary is asked by id what became of it; only where it cannot say is the outcome `Unknown`.
  *
  * @since 0.1.0
  * @category operations
  */
-export const deliver = (
+export const deliver: {
+  (target: Target, session: Session, request: Request): Effect.Effect<Reply, TimeoutError | ProtocolError>
+  <A, E>(
+    target: Target,
+    session: Session,
+    request: Request,
+    conclude: (reply: Reply) => Effect.Effect<A, E>
+  ): Effect.Effect<A, E | TimeoutError | ProtocolError>
+} = (
   target: Target,
   session: Session,
-  request: Request
-): Effect.Effect<Reply, TimeoutError | ProtocolError> =>
-  Effect.catchIf(
-    session.request(request),
+  request: Request,
+  conclude: (reply: Reply) => Effect.Effect<any, any> = Effect.succeed
+) =>
+  session.request<any, any>(request, (known) => {
+    if (Exit.isSuccess(known)) return conclude(known.value)
+    const lost = Option.getOrUndefined(Cause.failureOption(known.cause))
     // What may be sent again need not be struck off.
-    (error) => error._tag === "ProtocolError" && error.outcome === "Unknown" && !request.repeatable,
-    (lost) =>
-      connect(target).pipe(
-        Effect.mapError(() => lost),
-        Effect.flatMap((again) => again.resolve(request.id)),
-        Effect.mapError((error) => (error.outcome === "Unknown" ? lost : error)),
-        Effect.scoped
-      )
-  )
+    if (lost?._tag !== "ProtocolError" || lost.outcome !== "Unknown" || request.repeatable) return known
+    return connect(target).pipe(
+      Effect.mapError(() => lost),
+      Effect.flatMap((again) => again.resolve(request.id)),
+      Effect.mapError((error) => (error.outcome === "Unknown" ? lost : error)),
+      Effect.scoped,
+      Effect.flatMap(conclude)
+    )
+  })

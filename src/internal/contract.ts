@@ -70,13 +70,23 @@ export const make = <Request, Reply, Failure, Broadcast>(
   }
 }
 
+/** What becomes of an answer of the codec; at once, where it is there. */
+export const match = <A, E, B, F, R>(
+  answer: Effect.Effect<A, E>,
+  to: { readonly onFailure: (error: E) => Effect.Effect<B, F, R>; readonly onSuccess: (a: A) => Effect.Effect<B, F, R> }
+): Effect.Effect<B, F, R> => {
+  if (!Either.isEither(answer)) return Effect.matchEffect(answer, to)
+  const known = answer as Either.Either<A, E>
+  return Either.isRight(known) ? to.onSuccess(known.right) : to.onFailure(known.left)
+}
+
 /** What a handler's exit is to who sent the message. */
 export const conclude = <Request, Reply, Failure, Broadcast, E>(
   codec: Codec<Request, Reply, Failure, Broadcast>,
   encoded: Encoded,
   failed: (reason: "Malformed" | "HandlerDefect" | "HandlerInterrupted", detail: string, cause?: unknown) => E
 ): Effect.Effect<Reply, Failure | E> =>
-  Effect.matchEffect(codec.decodeExit(encoded), {
+  match(codec.decodeExit(encoded), {
     onFailure: (detail) => Effect.fail(failed("Malformed", detail)),
     onSuccess: (exit): Effect.Effect<Reply, Failure | E> => {
       if (Exit.isSuccess(exit)) return exit
