@@ -648,6 +648,9 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const connect = Effect.map(conversation, ({ session, target }): Client<Request, Reply, Failure, Broadcast> => {
       // The very same one each time, so that the session need not send it again.
       let own: Message.Request["launch"]
+      // Cheaper than a name of its own for each message.
+      const name = randomUUID()
+      let count = 0
       return {
         get primary() {
           return session.primary
@@ -662,7 +665,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
               const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
               if (isOwn) own ??= encodeLaunch(currentLaunch())
               const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
-              return exchange(target, session, { payload, launch }, letterOf(noOptions), options)
+              const letter = { message: `${name}.${++count}`, repeatable: false, redelivered: false }
+              return exchange(target, session, { payload, launch }, letter, options)
             }
           }),
         broadcasts: Stream.repeatEffectChunk(Effect.map(session.broadcasts, Chunk.unsafeFromArray)).pipe(
@@ -786,6 +790,12 @@ const attemptOf = (protocol: string, address: string, error: ProtocolError): Att
   detail: error.detail
 })
 
+// An interruption while the schema is asked leaves no request either.
+const whole = <A>(decoded: Effect.Effect<A, string>): Effect.Effect<A, string> =>
+  Effect.catchAllCause(Effect.interruptible(decoded), (cause) =>
+    Effect.fail(Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause)))
+  )
+
 // The user's handler between its two schemas. Answers in every case: also a defect or an interruption is an answer.
 const handle =
   <Request, Reply, Failure, Broadcast, R>(
@@ -794,12 +804,16 @@ const handle =
     handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
   ): Conversation.Handler<R> =>
   ({ answer, launch, payload, scope, trace }) => {
+    const reply = (exit: Exit.Exit<Reply, Failure>) =>
+      Contract.match(codec.encodeExit(exit), {
+        onFailure: Effect.fail,
+        onSuccess: (exit) => answer({ _tag: "Exit", exit })
+      })
     const end = (exit: Exit.Exit<Reply, Failure>) =>
-      Effect.flatMap(Effect.exit(Scope.close(scope, exit)), (closed) =>
-        Effect.flatMap(codec.encodeExit(Exit.isSuccess(closed) ? exit : Exit.zipLeft(exit, closed)), (exit) =>
-          answer({ _tag: "Exit", exit })
-        )
-      )
+      Effect.matchCauseEffect(Scope.close(scope, exit), {
+        onFailure: (cause) => reply(Exit.zipLeft(exit, Exit.failCause(cause))),
+        onSuccess: () => reply(exit)
+      })
     const run = (request: Request) =>
       Effect.matchCauseEffect(
         Effect.interruptible(
@@ -814,13 +828,8 @@ const handle =
       )
     if (codec.encodeRequest === undefined) return run(launch as Request)
     const decoded = codec.decodeRequest(payload)
-    return Effect.matchCauseEffect(Either.isEither(decoded) ? decoded : Effect.interruptible(decoded), {
-      // An interruption while the schema is asked leaves no request either.
-      onFailure: (cause) =>
-        answer({
-          _tag: "Malformed",
-          detail: Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause))
-        }),
+    return Contract.match(Either.isEither(decoded) ? decoded : whole(decoded), {
+      onFailure: (detail) => answer({ _tag: "Malformed", detail }),
       onSuccess: run
     })
   }

@@ -331,7 +331,23 @@ export interface Unrecognised {
  * @category encoding
  */
 export const encode = (message: Message, encoding: Encoding = "json"): Uint8Array =>
-  (encoding === "msgpack" && msgPack.encode(message)) || Buffer.from(JSON.stringify(message))
+  (encoding === "msgpack" && msgPack.encode(message)) || Buffer.from(textOf(message))
+
+// Of the two that come with every request the envelope is written by hand: twice as fast.
+const textOf = (message: Message): string => {
+  if (!isUsual(message)) return JSON.stringify(message)
+  const { _tag, id } = message
+  const rest =
+    _tag === "Exit"
+      ? field("exit", message.exit)
+      : `${field("deadline", message.deadline)}${field("payload", message.payload)}`
+  return `{"_tag":"${_tag}","id":${JSON.stringify(id)}${rest}}`
+}
+
+const field = (name: string, value: unknown): string => {
+  const text = JSON.stringify(value)
+  return text === undefined ? "" : `,"${name}":${text}`
+}
 
 /**
  * Reads a frame. A guard per tag, as a union of all would try one after the other.
@@ -362,7 +378,7 @@ const isId = Schema.is(Id)
 
 // The two that come with every request, where nothing is unusual about them: to ask the schema takes as long as all the
 // rest of reading one.
-const isUsual = (value: { readonly [field: string]: unknown }): boolean => {
+const isUsual = (value: { readonly [field: string]: unknown }): value is Request | typeof Exit.Type => {
   const { _tag, id } = value
   if (typeof id !== "string" || id.length === 0 || id.length > maxIdLength) return false
   if (_tag === "Exit") return value.exit !== undefined

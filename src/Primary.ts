@@ -111,10 +111,10 @@ export interface ServerOptions {
 // A request from its arrival until its handler ended.
 interface Entry {
   readonly id: string
-  readonly request: Message.Request
+  request: Message.Request
   readonly owner: Peer
   readonly launch: Message.Launch
-  readonly watchers: Set<Peer>
+  watchers: ReadonlyArray<Peer>
   // On the monotonic clock: it must not start after that.
   readonly expires: number
   state: "pending" | "running" | "ended"
@@ -163,6 +163,8 @@ const outputBytes = 128 * 1_024
 const interruptMillis = 5_000
 // How long a connection that ends may take its last frame.
 const dismissMillis = 1_000
+const nobody: ReadonlyArray<Peer> = []
+const noRequest: Message.Request = { _tag: "Request", id: "" }
 const noLaunch = new Message.Launch({ argv: [], cwd: "", env: {} })
 
 /**
@@ -229,6 +231,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     for (const peer of entry.watchers) peer.watching.delete(entry)
     pending.delete(entry)
     requests.delete(entry.id)
+    // A map that grew anew keeps the entries of the old one until the next full collection, and what they refer to.
+    entry.request = noRequest
     remember(entry.id, { state, exit })
   }
 
@@ -237,7 +241,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     const { id, owner, watchers } = entry
     const sent = () => {
       running--
-      for (const peer of [owner, ...watchers]) peer.onAnswered?.()
+      owner.onAnswered?.()
+      for (const peer of watchers) peer.onAnswered?.()
       if (running === 0) for (const resume of [...idling]) resume()
     }
     let sending: Effect.Effect<void>
@@ -253,7 +258,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       handled++
       const reply = (peer: Peer) => send(peer, fitting(peer, id, frame))
       sending =
-        watchers.size === 0
+        watchers.length === 0
           ? reply(owner)
           : Effect.forEach([owner, ...watchers], reply, { concurrency: "unbounded", discard: true })
     }
@@ -359,7 +364,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       request,
       owner: peer,
       launch: peer.launch,
-      watchers: new Set(),
+      watchers: nobody,
       expires,
       state: "pending",
       fiber: undefined,
@@ -389,7 +394,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       return say("struck")
     }
     if (entry.owner !== peer) {
-      entry.watchers.add(peer)
+      entry.watchers = [...entry.watchers.filter((watcher) => watcher !== peer), peer]
       peer.watching.add(entry)
     }
     return say("running")
@@ -441,7 +446,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     Effect.sync(() => {
       peer.connected = false
       listening.delete(peer)
-      for (const entry of peer.watching) entry.watchers.delete(peer)
+      for (const entry of peer.watching) entry.watchers = entry.watchers.filter((watcher) => watcher !== peer)
       peer.watching.clear()
       for (const entry of [...peer.open]) {
         if (entry.request.detached === true) continue
@@ -555,7 +560,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
             if (Either.isLeft(decoded)) {
               return yield* tell(peer, { _tag: "Refused", reason: "Malformed", detail: decoded.left })
             }
-            yield* onMessage(peer, decoded.right)
+            const saying = onMessage(peer, decoded.right)
+            // Most say nothing, or have said it.
+            if (saying !== Effect.void) yield* saying
           }
           const more = yield* Effect.either(connection.receive)
           if (Either.isLeft(more)) return yield* connection.recovered === true ? answered(peer) : more.left

@@ -131,18 +131,19 @@ interface Call {
   readonly since: number
   readonly detached: boolean
   readonly repeatable: boolean
-  readonly onOutput: Request["onOutput"]
+  onOutput: Request["onOutput"]
   // As the transport got it, to be withdrawn.
-  readonly frame: Uint8Array
+  frame: Uint8Array
   accepted: boolean
   asked: boolean
   // While the transport has not taken it.
   sending: Fiber.RuntimeFiber<void, ProtocolError> | undefined
-  readonly conclude: Conclude<any, any> | undefined
+  conclude: Conclude<any, any> | undefined
   result: Effect.Effect<any, any> | undefined
   resume: ((result: Effect.Effect<any, any>) => void) | undefined
 }
 
+const nothing = new Uint8Array(0)
 const interruptMillis = 1_000
 // How many broadcasts wait for a caller that is slow to take them.
 const inboxSize = 256
@@ -371,8 +372,17 @@ const converse = Effect.fnUntraced(function* (
     if (call.result !== undefined) return
     calls.delete(call.id)
     call.sending?.unsafeInterruptAsFork(FiberId.none)
-    call.result = call.conclude?.(known) ?? known
-    call.resume?.(call.result)
+    const result = call.conclude?.(known) ?? known
+    call.result = result
+    call.resume?.(result)
+    // As in `Primary`: nothing may hold what the map has held.
+    call.frame = nothing
+    call.conclude = undefined
+    call.onOutput = undefined
+    if (call.resume !== undefined) {
+      call.result = Effect.void
+      call.resume = undefined
+    }
     next()
   }
   const fail = (call: Call, error: TimeoutError | ProtocolError) => finish(call, Exit.fail(error))
@@ -680,18 +690,18 @@ const converse = Effect.fnUntraced(function* (
     },
     request: (request: Request, conclude?: Conclude<any, any>) =>
       begin(
-        (launch) => ({
-          _tag: "Request",
-          id: request.id,
-          payload: request.payload,
+        (launch) => {
+          const { detached, id, payload, redelivered, repeatable, trace } = request
+          const message: { -readonly [K in keyof Message.Request]: Message.Request[K] } = { _tag: "Request", id, payload }
           // JSON has no infinity.
-          ...(Number.isFinite(millis) ? { deadline: clock.unsafeCurrentTimeMillis() + millis } : undefined),
-          ...(launch === undefined ? undefined : { launch }),
-          ...(request.trace === undefined ? undefined : { trace: request.trace }),
-          ...(request.detached ? { detached: true } : undefined),
-          ...(request.repeatable ? { repeatable: true } : undefined),
-          ...(request.redelivered ? { redelivered: true } : undefined)
-        }),
+          if (Number.isFinite(millis)) message.deadline = clock.unsafeCurrentTimeMillis() + millis
+          if (launch !== undefined) message.launch = launch
+          if (trace !== undefined) message.trace = trace
+          if (detached) message.detached = true
+          if (repeatable) message.repeatable = true
+          if (redelivered) message.redelivered = true
+          return message
+        },
         request,
         conclude
       ),

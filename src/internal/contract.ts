@@ -57,9 +57,9 @@ export const make = <Request, Reply, Failure, Broadcast>(
         ? Effect.fail("this contract takes the launch itself")
         : asked(() => decodeRequest(payload)),
     encodeExit: (exit) =>
-      Effect.catchAll(
+      match(
         asked(() => (Exit.isSuccess(exit) ? ParseResult.map(encodeReply(exit.value), success) : encodeWhole(exit))),
-        unfit
+        { onFailure: unfit, onSuccess: Either.right }
       ),
     decodeExit: (encoded) =>
       asked(() =>
@@ -107,7 +107,7 @@ const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
 const success = (value: unknown): Encoded => ({ _tag: "Success", value })
 
 const unfit = (why: string): Effect.Effect<Encoded> =>
-  Effect.succeed({
+  Either.right({
     _tag: "Failure",
     cause: { _tag: "Die", defect: { name: "Error", message: `the reply does not fit its schema: ${why}` } }
   })

@@ -26,11 +26,14 @@ export const passing: ReadonlySet<string> = new Set([
 export const parse = (frame: Uint8Array): unknown => {
   if (!isUtf8(frame)) throw new Error("the frame is not UTF-8")
   try {
-    return JSON.parse(Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength).toString("utf8"))
+    return JSON.parse(bufferOf(frame).toString("utf8"))
   } catch {
     throw new Error("the frame is no JSON document")
   }
 }
+
+const bufferOf = (frame: Uint8Array): Buffer =>
+  Buffer.isBuffer(frame) ? frame : Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength)
 
 /** Whether it can be a message. */
 export const isTagged = (value: unknown): value is { readonly _tag: string } =>
