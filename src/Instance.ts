@@ -15,7 +15,6 @@ import * as ExecutionStrategy from "effect/ExecutionStrategy"
 import * as Exit from "effect/Exit"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
-import * as ParseResult from "effect/ParseResult"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
@@ -297,7 +296,10 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const encode = (request: Request | undefined): Effect.Effect<unknown, ProtocolError> =>
       codec.encodeRequest === undefined
         ? Effect.void
-        : ParseResult.mapError(codec.encodeRequest(request as Request), invalid)
+        : Contract.match(codec.encodeRequest(request as Request), {
+            onFailure: (detail) => Effect.fail(invalid(detail)),
+            onSuccess: Either.right
+          })
 
     const launchOf = (request: Request | undefined, given: LaunchOptions | undefined): Message.Launch => {
       if (codec.encodeRequest !== undefined || request === undefined) return currentLaunch(given)
@@ -437,38 +439,24 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const exchange = (
       target: Secondary.Target,
       session: Secondary.Session,
-      prepared: { readonly payload: unknown; readonly launch: Message.Request["launch"] },
-      letter: Letter,
-      send: SendOptions
-    ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> =>
-      Effect.withFiberRuntime((fiber) => {
-        const request: Secondary.Request = {
-          id: letter.message,
-          payload: prepared.payload,
-          launch: prepared.launch,
-          trace: traceOf(fiber.currentContext),
-          detached: send.detached ?? false,
-          repeatable: letter.repeatable,
-          redelivered: letter.redelivered,
-          onOutput: send.onOutput
-        }
-        const delivering = Secondary.deliver(target, session, request, (encoded) => conclude(session, encoded))
-        const { replyTimeout } = send
-        return replyTimeout === undefined
-          ? delivering
-          : Effect.timeoutFail(Effect.interruptible(delivering), {
-              duration: replyTimeout,
-              onTimeout: () =>
-                new TimeoutError({
-                  phase: "reply",
-                  id,
-                  millis: Duration.toMillis(replyTimeout),
-                  pid: session.primary.pid,
-                  outcome: "Unknown",
-                  messageId: letter.message
-                })
-            })
+      request: Secondary.Request,
+      { replyTimeout }: SendOptions
+    ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> => {
+      const delivering = Secondary.deliver(target, session, request, (encoded) => conclude(session, encoded))
+      if (replyTimeout === undefined) return delivering
+      return Effect.timeoutFail(Effect.interruptible(delivering), {
+        duration: replyTimeout,
+        onTimeout: () =>
+          new TimeoutError({
+            phase: "reply",
+            id,
+            millis: Duration.toMillis(replyTimeout),
+            pid: session.primary.pid,
+            outcome: "Unknown",
+            messageId: request.id
+          })
       })
+    }
 
     // What the handler's exit means to the sender.
     const conclude = (
@@ -539,13 +527,21 @@ export const make = <Request, Reply, Failure, Broadcast>(
           }),
           Effect.flatMap(({ session, target }) =>
             Effect.map(
-              exchange(
-                target,
-                session,
-                { payload: prepared.payload, launch: encodeLaunch(prepared.launch) },
-                letter,
-                send
-              ),
+              Effect.withFiberRuntime<Reply, Failure | TimeoutError | ProtocolError>((fiber) => {
+                const { message, redelivered, repeatable } = letter
+                const launch = encodeLaunch(prepared.launch)
+                const request: Secondary.Request = {
+                  id: message,
+                  payload: prepared.payload,
+                  launch,
+                  trace: traceOf(fiber.currentContext),
+                  detached: send.detached ?? false,
+                  repeatable,
+                  redelivered,
+                  onOutput: send.onOutput
+                }
+                return exchange(target, session, request, send)
+              }),
               (reply): Delivered<Reply> => ({
                 _tag: "Delivered",
                 reply,
@@ -659,15 +655,23 @@ export const make = <Request, Reply, Failure, Broadcast>(
         address: session.address,
         closed: session.closed,
         send: (request, options = noOptions) =>
-          Contract.match(encode(request), {
-            onFailure: Effect.fail,
-            onSuccess: (payload) => {
-              const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
-              if (isOwn) own ??= encodeLaunch(currentLaunch())
-              const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
-              const letter = { message: `${name}.${++count}`, repeatable: false, redelivered: false }
-              return exchange(target, session, { payload, launch }, letter, options)
+          Effect.withFiberRuntime((fiber) => {
+            const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
+            if (isOwn) own ??= encodeLaunch(currentLaunch())
+            const ask = (payload: unknown) => {
+              const asking: Secondary.Request = {
+                id: `${name}.${++count}`,
+                payload,
+                launch: isOwn ? own : encodeLaunch(launchOf(request, options.launch)),
+                trace: traceOf(fiber.currentContext),
+                detached: options.detached ?? false,
+                repeatable: false,
+                redelivered: false,
+                onOutput: options.onOutput
+              }
+              return exchange(target, session, asking, options)
             }
+            return Contract.match(encode(request), { onFailure: Effect.fail, onSuccess: ask })
           }),
         broadcasts: Stream.repeatEffectChunk(Effect.map(session.broadcasts, Chunk.unsafeFromArray)).pipe(
           Stream.mapEffect(({ missed, payload }) =>

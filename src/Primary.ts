@@ -19,7 +19,9 @@ import * as Scope from "effect/Scope"
 import { commonWire } from "./Endpoint.js"
 import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
+import * as lazyScope from "./internal/lazyScope.js"
 import * as msgPack from "./internal/msgPack.js"
+import { pump } from "./internal/pump.js"
 import * as Message from "./Message.js"
 import type { Connection, Listener } from "./Protocol.js"
 import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
@@ -191,7 +193,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   let handled = 0
   let closing: "ShuttingDown" | "NotPrimary" | undefined
   let closed = false
-  let run: ((entry: Entry, scope: Scope.CloseableScope) => Fiber.RuntimeFiber<void>) | undefined
+  let run: ((entry: Entry) => Fiber.RuntimeFiber<void>) | undefined
 
   // Most frames go at once, without an effect.
   const isSent = (peer: Peer, frame: Uint8Array): boolean => !peer.connected || peer.connection.offer?.(frame) === true
@@ -199,7 +201,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     isSent(peer, frame) ? Effect.void : Effect.ignore(peer.connection.send(frame))
 
   const tell = (peer: Peer, message: Message.Message): Effect.Effect<void> =>
-    Effect.suspend(() => send(peer, Message.encode(message, peer.encoding)))
+    send(peer, Message.encode(message, peer.encoding))
 
   const refuse = (
     peer: Peer,
@@ -290,11 +292,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     entry.state = "running"
     running++
     pending.delete(entry)
-    return Effect.flatMap(Scope.make(), (scope) => begin(entry, scope))
-  }
-
-  const begin = (entry: Entry, scope: Scope.CloseableScope): Effect.Effect<void> => {
-    const fiber = run!(entry, scope)
+    const fiber = run!(entry)
     // A handler that ended at once has already answered.
     if (entry.state !== "running") return Effect.void
     entry.fiber = fiber
@@ -411,7 +409,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
           settle(entry, "struck")
           return tell(peer, { _tag: "State", id: entry.id, state: "struck" })
         }
-        return Effect.sync(() => interrupt(entry))
+        interrupt(entry)
+        return Effect.void
       }
       case "Status":
         return onStatus(peer, message.id, message.strike)
@@ -440,6 +439,13 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         // What only a primary says; from a secondary it means nothing.
         return Effect.void
     }
+  }
+
+  const onFrame = (peer: Peer, frame: Uint8Array): Effect.Effect<void, "Malformed"> => {
+    const decoded = Message.decode(frame)
+    if (Either.isRight(decoded)) return onMessage(peer, decoded.right)
+    const refusal = tell(peer, { _tag: "Refused", reason: "Malformed", detail: decoded.left })
+    return Effect.zipRight(refusal, Effect.fail("Malformed" as const))
   }
 
   const disconnect = (peer: Peer) =>
@@ -552,23 +558,13 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     }).pipe(Effect.onInterrupt(() => dismiss))
     if (peer === undefined) return
     return yield* Effect.ensuring(
-      Effect.gen(function* () {
-        let frames: ReadonlyArray<Uint8Array> = rest()
-        while (true) {
-          for (const frame of frames) {
-            const decoded = Message.decode(frame)
-            if (Either.isLeft(decoded)) {
-              return yield* tell(peer, { _tag: "Refused", reason: "Malformed", detail: decoded.left })
-            }
-            const saying = onMessage(peer, decoded.right)
-            // Most say nothing, or have said it.
-            if (saying !== Effect.void) yield* saying
-          }
-          const more = yield* Effect.either(connection.receive)
-          if (Either.isLeft(more)) return yield* connection.recovered === true ? answered(peer) : more.left
-          frames = more.right
-        }
-      }).pipe(Effect.onInterrupt(() => (peer.open.size + peer.unsent === 0 ? dismiss : Effect.void))),
+      Effect.forEach(rest(), (frame) => onFrame(peer, frame), { discard: true }).pipe(
+        Effect.zipRight(pump(connection, (frame) => onFrame(peer, frame))),
+        Effect.catchAll((error) =>
+          connection.recovered === true && error !== "Malformed" ? answered(peer) : Effect.fail(error)
+        ),
+        Effect.onInterrupt(() => (peer.open.size + peer.unsent === 0 ? dismiss : Effect.void))
+      ),
       disconnect(peer)
     )
   })
@@ -687,7 +683,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       // Whatever `serve` was called in: the handler says where it can be interrupted. What it needs is there from the
       // start, as each change of a fiber's context costs as much as the rest of a small request.
       const uninterruptible = RuntimeFlags.disable(runtimeFlags, RuntimeFlags.Interruption)
-      run = (entry, scope) => {
+      run = (entry) => {
+        const scope = lazyScope.make()
         const own = Context.add(context, Scope.Scope, scope) as Context.Context<R | Scope.Scope>
         return Runtime.runFork(
           Runtime.make({ context: own, fiberRefs, runtimeFlags: uninterruptible }),

@@ -38,6 +38,15 @@ export interface Connection {
   readonly receive: Effect.Effect<ReadonlyArray<Uint8Array>, ProtocolError>
 
   /**
+   * As `receive`, except that while it waits each frame that arrives is given to `take` at once, and no fiber is woken for
+   * as long as that answers `true`. Otherwise it returns what came behind that frame, which may be nothing. A shortcut for
+   * the hot path: a protocol may leave it out.
+   */
+  readonly receiveWith?:
+    | ((take: (frame: Uint8Array) => boolean) => Effect.Effect<ReadonlyArray<Uint8Array>, ProtocolError>)
+    | undefined
+
+  /**
    * The peer has proven who it is: frames up to `maxFrameBytes` may come. Until then more than 64 KiB are refused, so
    * that strangers cannot fill the memory.
    */

@@ -22,6 +22,7 @@ import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { firstOf } from "./internal/fallback.js"
 import * as msgPack from "./internal/msgPack.js"
+import { pump } from "./internal/pump.js"
 import * as Message from "./Message.js"
 import type { Connection, Protocol } from "./Protocol.js"
 import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
@@ -506,28 +507,24 @@ const converse = Effect.fnUntraced(function* (
       )
     })
 
-  const receiving = Effect.gen(function* () {
-    while (true) {
-      for (const frame of yield* connection.receive) {
-        const decoded = Message.decode(frame)
-        if (Either.isLeft(decoded)) return yield* failed("Malformed", decoded.left, "Unknown")
-        const message = decoded.right
-        heard = now()
-        if (message._tag === "Refused" && message.id === undefined) {
-          // The connection as a whole: what is not accepted was not looked at, unless the primary stumbled over it.
-          const outcome = message.reason === "Malformed" ? "Unknown" : "NotDelivered"
-          return yield* failed(refusals[message.reason], message.detail ?? message.reason, outcome)
-        }
-        const output = onMessage(message)
-        if (output !== undefined) {
-          consuming = true
-          yield* output
-          consuming = false
-          heard = now()
-        }
-      }
+  const onFrame = (frame: Uint8Array): Effect.Effect<void, ProtocolError> => {
+    const decoded = Message.decode(frame)
+    if (Either.isLeft(decoded)) return failed("Malformed", decoded.left, "Unknown")
+    const message = decoded.right
+    heard = now()
+    if (message._tag === "Refused" && message.id === undefined) {
+      // The connection as a whole: what is not accepted was not looked at, unless the primary stumbled over it.
+      const outcome = message.reason === "Malformed" ? "Unknown" : "NotDelivered"
+      return failed(refusals[message.reason], message.detail ?? message.reason, outcome)
     }
-  }).pipe(Effect.catchAll(end))
+    const output = onMessage(message)
+    if (output === undefined) return Effect.void
+    consuming = true
+    return Effect.tap(output, () => {
+      consuming = false
+      heard = now()
+    })
+  }
 
   const say = (message: Message.Message) => Effect.ignore(connection.send(Message.encode(message, welcome.encoding)))
 
@@ -557,7 +554,7 @@ const converse = Effect.fnUntraced(function* (
     }
   })
 
-  yield* Effect.forkScoped(Effect.interruptible(receiving))
+  yield* pump(connection, onFrame).pipe(Effect.catchAll(end), Effect.interruptible, Effect.forkScoped)
   yield* Effect.sleep(tickMillis).pipe(Effect.zipRight(tick), Effect.forever, Effect.interruptible, Effect.forkScoped)
   yield* Effect.addFinalizer(() => end(failed("Disconnected", "the conversation is over", "Unknown")))
 
@@ -692,7 +689,11 @@ const converse = Effect.fnUntraced(function* (
       begin(
         (launch) => {
           const { detached, id, payload, redelivered, repeatable, trace } = request
-          const message: { -readonly [K in keyof Message.Request]: Message.Request[K] } = { _tag: "Request", id, payload }
+          const message: { -readonly [K in keyof Message.Request]: Message.Request[K] } = {
+            _tag: "Request",
+            id,
+            payload
+          }
           // JSON has no infinity.
           if (Number.isFinite(millis)) message.deadline = clock.unsafeCurrentTimeMillis() + millis
           if (launch !== undefined) message.launch = launch

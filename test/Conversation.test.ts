@@ -818,7 +818,12 @@ describe("the primary's side", () => {
               accept: Effect.map(listener.accept, (connection) => {
                 let taken = 0
                 const receive = Effect.tap(connection.receive, ({ length }) => Effect.sync(() => (taken += length)))
-                return { ...connection, recovered: true, receive: Effect.suspend(() => (taken < 4 ? receive : all)) }
+                return {
+                  ...connection,
+                  recovered: true,
+                  receiveWith: undefined,
+                  receive: Effect.suspend(() => (taken < 4 ? receive : all))
+                }
               })
             }))
         })

@@ -659,6 +659,7 @@ describe("wire versions", () => {
                 const message = Either.getOrThrow(Message.decode(frame))
                 return connection.send(message._tag === "Hello" ? Message.encode({ ...message, wire: [2, 2] }) : frame)
               },
+              receiveWith: undefined,
               receive: Effect.tap(connection.receive, (frames) =>
                 Effect.sync(() => answers.push(...frames.map((frame) => Either.getOrThrow(Message.decode(frame)))))
               )

@@ -178,6 +178,7 @@ describe("a primary that goes away at any frame", () => {
                         return {
                           ...connection,
                           send: (frame) => tap(connection.send(frame)),
+                          receiveWith: undefined,
                           receive: tap(connection.receive)
                         }
                       })

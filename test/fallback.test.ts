@@ -60,6 +60,7 @@ const dying = (connection: Connection, failure = gone): Connection => {
         lost = isRequest(frame)
         return connection.send(frame)
       }),
+    receiveWith: undefined,
     receive: Effect.suspend(() =>
       lost ? failure : Effect.flatMap(connection.receive, (frames) => (lost ? failure : Effect.succeed(frames)))
     )
@@ -107,7 +108,11 @@ const ways: { readonly [way: string]: Way } = {
     handled: 1
   },
   "answers garbage": {
-    secondary: connecting((connection) => ({ ...connection, receive: Effect.succeed([Buffer.from("garbage")]) })),
+    secondary: connecting((connection) => ({
+      ...connection,
+      receiveWith: undefined,
+      receive: Effect.succeed([Buffer.from("garbage")])
+    })),
     expected: ["Malformed", "NotDelivered"],
     handled: 0
   }

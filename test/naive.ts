@@ -215,11 +215,12 @@ export const unreliable = (kind: Unreliable, protocol: Protocol["Type"]): Protoc
             Effect.map(connection.receive, (frames) => frames.flatMap(garble)),
             { until: (frames) => frames.length > 0 }
           )
-          if (kind !== "patient") return Effect.succeed({ ...connection, receive })
+          if (kind !== "patient") return Effect.succeed({ ...connection, receiveWith: undefined, receive })
           return Effect.map(Effect.exit(receive), (first) => {
             let next: typeof receive = Effect.suspend(() => first)
             return {
               ...connection,
+              receiveWith: undefined,
               receive: Effect.suspend(() => {
                 const now = next
                 next = receive

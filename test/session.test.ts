@@ -292,6 +292,7 @@ describe("delivery at least once", () => {
             broken = message._tag === "Right" && message.right._tag === "Request"
             return connection.send(frame)
           }),
+        receiveWith: undefined,
         receive: Effect.flatMap(cutting, (frames) => (broken ? Effect.fail(gone) : Effect.succeed(frames)))
       }
     }

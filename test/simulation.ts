@@ -480,6 +480,7 @@ export const spying = (frames: Array<Uint8Array>) => (own: Protocol["Type"]) => 
         Effect.sync(() => frames.push(Buffer.from(frame))),
         connection.send(frame)
       ),
+    receiveWith: undefined,
     receive: Effect.tap(connection.receive, (received) => Effect.sync(() => frames.push(...received)))
   })
   return [Layer.succeed(Protocol, { ...own, connect: (...given) => Effect.map(own.connect(...given), spy) })]
@@ -565,6 +566,12 @@ export const cutting = (
           receive
         )
       })
-      return { ...connection, offer: undefined, send: (frame) => pass(">", frame, connection.send(frame)), receive }
+      return {
+        ...connection,
+        offer: undefined,
+        receiveWith: undefined,
+        send: (frame) => pass(">", frame, connection.send(frame)),
+        receive
+      }
     })
 })

@@ -29,6 +29,7 @@ export interface Codec<Request, Reply, Failure, Broadcast> {
   readonly encodeRequest: ((request: Request) => Effect.Effect<unknown, string>) | undefined
   readonly decodeRequest: (payload: unknown) => Effect.Effect<Request, string>
   readonly encodeExit: (exit: Exit.Exit<Reply, Failure>) => Effect.Effect<Encoded>
+  readonly decodeReply: (value: unknown) => Effect.Effect<Reply, string>
   readonly decodeExit: (encoded: Encoded) => Effect.Effect<Exit.Exit<Reply, Failure>, string>
   readonly encodeBroadcast: (message: Broadcast) => Effect.Effect<unknown, string>
   readonly decodeBroadcast: (payload: unknown) => Effect.Effect<Broadcast, string>
@@ -61,10 +62,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
         asked(() => (Exit.isSuccess(exit) ? ParseResult.map(encodeReply(exit.value), success) : encodeWhole(exit))),
         { onFailure: unfit, onSuccess: Either.right }
       ),
-    decodeExit: (encoded) =>
-      asked(() =>
-        isSuccess(encoded) ? ParseResult.map(decodeReply(encoded.value), Exit.succeed) : decodeWhole(encoded)
-      ),
+    decodeReply: (value) => asked(() => decodeReply(value)),
+    decodeExit: (encoded) => asked(() => decodeWhole(encoded)),
     encodeBroadcast: (message) => asked(() => encodeBroadcast(message)),
     decodeBroadcast: (payload) => asked(() => decodeBroadcast(payload))
   }
@@ -85,9 +84,12 @@ export const conclude = <Request, Reply, Failure, Broadcast, E>(
   codec: Codec<Request, Reply, Failure, Broadcast>,
   encoded: Encoded,
   failed: (reason: "Malformed" | "HandlerDefect" | "HandlerInterrupted", detail: string, cause?: unknown) => E
-): Effect.Effect<Reply, Failure | E> =>
-  match(codec.decodeExit(encoded), {
-    onFailure: (detail) => Effect.fail(failed("Malformed", detail)),
+): Effect.Effect<Reply, Failure | E> => {
+  const onFailure = (detail: string) => Effect.fail(failed("Malformed", detail))
+  // By far the most are such, and need no exit of their own.
+  if (isSuccess(encoded)) return match(codec.decodeReply(encoded.value), { onFailure, onSuccess: Effect.succeed })
+  return match(codec.decodeExit(encoded), {
+    onFailure,
     onSuccess: (exit): Effect.Effect<Reply, Failure | E> => {
       if (Exit.isSuccess(exit)) return exit
       const error = Cause.failureOption(exit.cause)
@@ -100,6 +102,7 @@ export const conclude = <Request, Reply, Failure, Broadcast, E>(
       )
     }
   })
+}
 
 const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
   typeof encoded === "object" && encoded !== null && "_tag" in encoded && encoded._tag === "Success"
@@ -119,7 +122,10 @@ const explain = (issue: ParseResult.ParseIssue): string => ParseResult.TreeForma
 const asked = <A>(ask: () => Effect.Effect<A, ParseResult.ParseIssue>): Effect.Effect<A, string> => {
   try {
     const answer = ask()
-    if (Either.isEither(answer)) return Either.mapLeft(answer as Either.Either<A, ParseResult.ParseIssue>, explain)
+    if (Either.isEither(answer)) {
+      const known = answer as Either.Either<A, ParseResult.ParseIssue>
+      return Either.isRight(known) ? (known as Either.Either<A>) : Either.left(explain(known.left))
+    }
     return Effect.catchAllCause(answer, (cause) =>
       Effect.fail(Option.match(Cause.failureOption(cause), { onNone: () => Cause.pretty(cause), onSome: explain }))
     )

@@ -112,6 +112,10 @@ export const make = (
   let paused = false
   let trusted = options.maxFrameBytes <= maxStrangerBytes
   let receiver: Resume<ReadonlyArray<Uint8Array>> | undefined
+  // While the receiver waits.
+  let taker: ((frame: Uint8Array) => boolean) | undefined
+  // Something was taken that the receiver must see to.
+  let called = false
   let slab = none
   let start = 0
   let end = 0
@@ -140,17 +144,18 @@ export const make = (
     if (receiver === undefined) return
     const resume = receiver
     receiver = undefined
+    taker = undefined
     // It is told to look, not handed the frames: one that was interrupted meanwhile has then lost nothing.
     resume(receive)
   }
   const arrival: Connection["receive"] = Effect.async((resume) => {
-    if (inbox.length > 0 || lost !== undefined || isPresuming()) return resume(receive)
+    if (called || inbox.length > 0 || lost !== undefined || isPresuming()) return resume(receive)
     // A receiver that was interrupted does not hear this, so that waiting needs no finalizer.
     receiver?.(Effect.dieMessage("two fibers receive from one connection"))
     receiver = resume
   })
   const receive: Connection["receive"] = Effect.suspend(() => {
-    if (inbox.length === 0) {
+    if (inbox.length === 0 && !called) {
       if (lost !== undefined) return Effect.fail(lost)
       if (!isPresuming()) return arrival
       return Effect.fail(refuse(decoder.announced, maxStrangerBytes))
@@ -158,9 +163,26 @@ export const make = (
     const frames = inbox
     inbox = []
     undelivered = 0
+    called = false
     unpause()
     return Effect.succeed(frames)
   })
+  const receiveWith: Connection["receiveWith"] = (take) => {
+    const waiting = Effect.zipRight(
+      Effect.async<void>((resume) => {
+        receiver = () => resume(Effect.void)
+        taker = take
+        return Effect.sync(() => {
+          receiver = undefined
+          taker = undefined
+        })
+      }),
+      receive
+    )
+    return Effect.suspend(() =>
+      called || inbox.length > 0 || lost !== undefined || isPresuming() || receiver !== undefined ? receive : waiting
+    )
+  }
   const unpause = () => {
     if (!paused || isPresuming()) return
     paused = false
@@ -275,8 +297,15 @@ export const make = (
       if (!trusted && dropped > maxStrangerBytes) socket.pause()
       return
     }
-    const from = inbox.length
+    let from = inbox.length
     const refused = decoder.push(chunk, inbox)
+    if (taker !== undefined) {
+      // Its receiver waits, so that all of these are new.
+      let taken = 0
+      while (taken < inbox.length && !called) called = !taker(inbox[taken++]!)
+      inbox.splice(0, taken)
+      from = 0
+    }
     for (let index = from; index < inbox.length; index++) undelivered += inbox[index]!.length
     if (refused >= 0) {
       refuse(refused, options.maxFrameBytes)
@@ -288,7 +317,7 @@ export const make = (
       paused = true
       socket.pause()
     }
-    if (inbox.length > 0 || paused) wake()
+    if (called || inbox.length > 0 || paused) wake()
   })
   socket.on("drain", () => {
     const senders = draining
@@ -306,7 +335,7 @@ export const make = (
     lose("Disconnected", detail, failure)
   })
 
-  return { connection: { send, offer, receive, trust }, close, leave }
+  return { connection: { send, offer, receive, receiveWith, trust }, close, leave }
 }
 
 /**
