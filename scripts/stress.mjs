@@ -66,8 +66,9 @@ const { testResults = [] } = existsSync(results) ? JSON.parse(readFileSync(resul
 for (const { assertionResults, name } of testResults) {
   const file = relative(root, name)
   if (areas[file] === undefined) continue
-  for (const title of new Set(assertionResults.map(({ ancestorTitles }) => ancestorTitles[0]))) {
-    const tests = assertionResults.filter(({ ancestorTitles }) => ancestorTitles[0] === title)
+  const group = ({ ancestorTitles, title }) => ancestorTitles[0] ?? title
+  for (const title of new Set(assertionResults.map(group))) {
+    const tests = assertionResults.filter((test) => group(test) === title)
     const skipped = tests.filter(({ status }) => status !== "passed" && status !== "failed").length
     rows.push({
       area: areas[file],

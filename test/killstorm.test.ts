@@ -9,7 +9,7 @@ import { rage, summary } from "./rage.js"
 import { isStress, reported, scaled, seed } from "./stress.js"
 import { contradiction } from "./witness.js"
 
-const seconds = scaled(20, 240)
+const seconds = scaled(20, 450)
 const workers = isStress ? 12 : 7
 
 describe("a storm of SIGKILL and SIGSTOP", () => {

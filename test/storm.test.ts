@@ -19,7 +19,7 @@ import {
   type StartOptions,
   until
 } from "./contenders.js"
-import { reported, scaled, isStress as stress } from "./stress.js"
+import { isStress, isWhole, reported, scaled } from "./stress.js"
 import { history, programOf, type Version } from "./versions.js"
 import type { Entry } from "./witness.js"
 
@@ -206,9 +206,9 @@ for (const setting of [chain, ...alone]) {
     for (const [start, where] of ofAll) {
       const crowds = [
         { size, rounds: rounds.waiting },
-        ...(stress && setting === chain
+        ...(isStress && setting === chain
           ? [
-              { size: 50, rounds: scaled(10, 40) },
+              { size: 50, rounds: scaled(5, 40) },
               { size: 100, rounds: scaled(1, 5) }
             ]
           : [])
@@ -229,14 +229,14 @@ for (const setting of [chain, ...alone]) {
         )
       }
       // The start of a process costs the same over each.
-      if (setting !== chain && !stress) continue
+      if (setting !== chain && !isWhole) continue
       itNeeds(needs.posix)(
         `that start, over ${where}, ${rounds.fresh} times`,
         () =>
           reported(
             {
               area: "1",
-              test: `processes that start, over ${where}`,
+              test: `processes that start, over ${where}, ${over}`,
               faults: start === "empty" ? "none" : "SIGKILL of each primary"
             },
             Effect.as(fresh(setting, start), `${size} processes × ${rounds.fresh} rounds`)
@@ -248,7 +248,7 @@ for (const setting of [chain, ...alone]) {
 }
 
 for (const setting of alone) {
-  const by = stress ? "processes" : "waiting processes"
+  const by = isWhole ? "processes" : "waiting processes"
   itNeeds(needs.posix)(
     `one primary serves ${secondaries} launches, ${size} at a time, over ${setting.over}`,
     () =>

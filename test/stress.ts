@@ -12,6 +12,9 @@ const seconds = process.env.STRESS_SECONDS === undefined ? undefined : Number(pr
 /** Whether this is the longer run. */
 export const isStress: boolean = seconds !== undefined
 
+/** Whether it is one of the whole sizes, which also has what costs much and shows little that is new. */
+export const isWhole: boolean = (seconds ?? 0) >= 3_600
+
 /** How long a soak takes: shorter in `npm test` and in the longer run, as long as that one is where it is only this. */
 export const soakSeconds: number = process.env.STRESS_SOAK === undefined ? 20 : seconds!
 
