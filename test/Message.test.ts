@@ -34,6 +34,16 @@ const environment = fc.dictionary(
   text
 )
 
+/** Whether it can be written at all. */
+const isWritable = (value: unknown): boolean => {
+  try {
+    JSON.stringify(value)
+    return true
+  } catch {
+    return false
+  }
+}
+
 const bytes = (value: string | Uint8Array): Uint8Array => Buffer.from(value as string)
 
 const decoded = (frame: Uint8Array): Message.Message | Message.Unrecognised =>
@@ -72,6 +82,31 @@ describe("Message", () => {
       // An exit is a document; "undefined" is none.
       fc.pre(message._tag !== "Exit" || JSON.stringify(message.exit) !== undefined)
       assert.deepStrictEqual(decoded(Message.encode(message)), JSON.parse(JSON.stringify(message)))
+    },
+    { fastCheck: { numRuns: 2_000 } }
+  )
+
+  // Their envelope is written by hand.
+  it.prop(
+    "writes requests and exits as JSON.stringify does",
+    [
+      fc.constantFrom("Request", "Exit"),
+      text.filter((id) => id.length > 0 && id.length <= 128),
+      fc.oneof(
+        json,
+        fc.anything({ withDate: true, withSparseArray: true, withUndefined: true } as object).filter(isWritable)
+      ),
+      fc.option(fc.double(), { nil: undefined })
+    ],
+    ([_tag, id, value, deadline]) => {
+      const message: Message.Message =
+        _tag === "Exit"
+          ? { _tag, id, exit: value }
+          : { _tag: "Request", id, payload: value, ...(deadline === undefined ? undefined : { deadline }) }
+      assert.deepStrictEqual(
+        JSON.parse(Buffer.from(Message.encode(message)).toString()),
+        JSON.parse(JSON.stringify(message))
+      )
     },
     { fastCheck: { numRuns: 2_000 } }
   )

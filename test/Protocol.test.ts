@@ -8,7 +8,7 @@ import * as NamedPipe from "effect-single-instance/protocol/NamedPipe"
 import * as SharedMemory from "effect-single-instance/protocol/SharedMemory"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
-import { nonce, suite, temporary } from "./contract/Protocol.js"
+import { nonce, suite, taking, temporary } from "./contract/Protocol.js"
 
 const isWindows = process.platform === "win32"
 
@@ -19,6 +19,9 @@ suite(
 
 if (isWindows) suite("NamedPipe", Effect.succeed(NamedPipe.layer))
 else suite("UnixSocket", Effect.succeed(UnixSocket.layer))
+
+// That of all sockets of this process.
+suite("frames that are taken where they arrive", Effect.succeed(taking(isWindows ? NamedPipe.layer : UnixSocket.layer)))
 
 suite("FileMailbox", Effect.succeed(FileMailbox.layer), { connections: 10, frames: 300 })
 

@@ -303,6 +303,22 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
       })
     )
 
+    it.scopedLive("sends anew each time that the effect is run", () =>
+      Effect.gen(function* () {
+        const place = yield* world
+        const ids: Array<string> = []
+        yield* textServer(place, (text, { message }) =>
+          Effect.sync(() => {
+            ids.push(message)
+            return text
+          })
+        )
+        const client = yield* (yield* place.member(Text)).instance.connect
+        yield* Effect.repeatN(client.send("again"), 2)
+        assert.lengthOf(new Set(ids), 3)
+      })
+    )
+
     it.scopedLive("has requests wait for a handler that is not there yet", () =>
       Effect.gen(function* () {
         const place = yield* world

@@ -9,7 +9,7 @@ import { type Connection, type ListenOptions, Protocol } from "effect-single-ins
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { encode } from "../src/internal/framing.js"
 import { shortPath } from "../src/internal/socketPath.js"
-import { bytes, child, drain, echo, isSame, nonce, receive, serve, temporary, until } from "./contract/Protocol.js"
+import { bytes, child, drain, echo, isSame, nonce, pair, receive, serve, temporary, until } from "./contract/Protocol.js"
 import { fixture } from "./fixtures.js"
 
 const isLinux = process.platform === "linux"
@@ -80,6 +80,50 @@ describe.skipIf(process.platform === "win32")("UnixSocket", () => {
         assert.isTrue(fs.lstatSync(file(directory, listener.address)).isSocket())
       }
       assert.lengthOf(fs.readdirSync(directory), 2)
+    })
+  )
+
+  it.scopedLive("gives frames to who waits where they arrive, until it says that something is left to do", () =>
+    Effect.gen(function* () {
+      const { connect, listen } = yield* setup(yield* temporary)
+      const listener = yield* listen()
+      const { far, near } = yield* pair(listener, connect(listener.address))
+      const numbered = (from: number, to: number) =>
+        Array.from({ length: to - from }, (_, index) => Buffer.from(String(from + index)))
+      const taken: Array<string> = []
+      const waiting = yield* Effect.fork(
+        far.receiveWith!((frame) => {
+          taken.push(Buffer.from(frame).toString())
+          return taken.length < 1_000
+        })
+      )
+      yield* Effect.forEach(numbered(0, 999), near.send, { discard: true })
+      yield* until("999 frames", () => taken.length === 999)
+      assert.isNull(waiting.unsafePoll())
+      yield* Effect.forEach(numbered(999, 1_010), near.send, { discard: true })
+      const behind = yield* Fiber.join(waiting)
+      const rest = yield* receive(far, 1_010 - taken.length - behind.length)
+      assert.deepStrictEqual(
+        [...taken, ...[...behind, ...rest].map(String)],
+        numbered(0, 1_010).map(String)
+      )
+      assert.lengthOf(taken, 1_000)
+    })
+  )
+
+  it.scopedLive("gives nothing to who was interrupted", () =>
+    Effect.gen(function* () {
+      const { connect, listen } = yield* setup(yield* temporary)
+      const listener = yield* listen()
+      const { far, near } = yield* pair(listener, connect(listener.address))
+      let taken = 0
+      const waiting = yield* Effect.fork(far.receiveWith!(() => ++taken > 0))
+      yield* near.send(bytes(3))
+      yield* until("a frame", () => taken === 1)
+      yield* Fiber.interrupt(waiting)
+      yield* near.send(bytes(4))
+      assert.isTrue(isSame((yield* receive(far, 1))[0], bytes(4)))
+      assert.strictEqual(taken, 1)
     })
   )
 

@@ -35,9 +35,11 @@ class LazyScope {
   }
 
   close(exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> {
-    if (this.made !== undefined) return Scope.close(this.made, exit)
-    this.closed ??= exit
-    return Effect.void
+    return Effect.suspend(() => {
+      if (this.made !== undefined) return Scope.close(this.made, exit)
+      this.closed ??= exit
+      return Effect.void
+    })
   }
 
   pipe() {

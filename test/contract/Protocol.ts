@@ -121,6 +121,33 @@ export const settled = (count: Ref.Ref<number>): Effect.Effect<number> =>
     }
   })
 
+/** The protocol, whose frames are taken where they arrive. */
+export const taking = <E>(layer: Layer.Layer<Protocol, E>): Layer.Layer<Protocol, E> => {
+  const over = (connection: Connection): Connection => {
+    const taken: Array<Uint8Array> = []
+    const receive: Connection["receive"] = Effect.suspend(() =>
+      taken.length > 0
+        ? Effect.succeed(taken.splice(0))
+        : // All come through here, also those that others waited for and were interrupted.
+          Effect.map(connection.receiveWith!(take), (behind) => [...taken.splice(0), ...behind])
+    )
+    const take = (frame: Uint8Array) => {
+      taken.push(frame)
+      return false
+    }
+    return { ...connection, receive }
+  }
+  return Layer.map(layer, (context) => {
+    const protocol = Context.get(context, Protocol)
+    return Context.make(Protocol, {
+      ...protocol,
+      listen: (options) =>
+        Effect.map(protocol.listen(options), (listener) => ({ ...listener, accept: Effect.map(listener.accept, over) })),
+      connect: (address, options) => Effect.map(protocol.connect(address, options), over)
+    })
+  })
+}
+
 /**
  * What every protocol must do. `world` makes whatever the processes of one test share, and gives the layer that each of
  * them builds for itself.
