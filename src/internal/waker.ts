@@ -6,7 +6,8 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 
 const firstMillis = 10
-const lastMillis = 1_000
+// What no hint tells of, such as the end of a process, may be known this much later.
+const lastMillis = 2_000
 
 /** `look` answers whether it found anything new. Runs until the scope closes; `hint` makes it look at once. */
 export interface Waker {
