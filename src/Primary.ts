@@ -200,6 +200,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const send = (peer: Peer, frame: Uint8Array): Effect.Effect<void> =>
     isSent(peer, frame) ? Effect.void : Effect.ignore(peer.connection.send(frame))
 
+  // Now, as far as the transport takes it at once.
   const tell = (peer: Peer, message: Message.Message): Effect.Effect<void> =>
     send(peer, Message.encode(message, peer.encoding))
 

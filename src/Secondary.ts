@@ -616,14 +616,14 @@ const converse = Effect.fnUntraced(function* (
     question: (launch: Message.Request["launch"]) => Question,
     given?: Pick<Request, "launch" | "onOutput">,
     conclude?: Conclude<any, any>
-  ): Effect.Effect<any, any> =>
-    Effect.uninterruptibleMask((restore) => {
+  ): Effect.Effect<any, any> => {
+    const ask = (restore: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>): Effect.Effect<any, any> => {
       const launch = given?.launch
       const message = question(launch === told && unsent === 0 ? undefined : launch)
       const undelivered = message._tag === "Status" ? "Unknown" : "NotDelivered"
       if (over !== undefined) return new ProtocolError({ ...over, outcome: undelivered })
       if (calls.size >= welcome.maxInFlight) {
-        return Effect.zipRight(restore(room), restore(begin(question, given, conclude)))
+        return Effect.flatMap(restore(room), () => ask(restore))
       }
       if (calls.has(message.id)) return failed("Malformed", "a message with this id is under way", undelivered)
       let frame: Uint8Array
@@ -661,7 +661,9 @@ const converse = Effect.fnUntraced(function* (
           ? Effect.zipRight(interrupt(call), Effect.failCause(cause))
           : Effect.failCause(cause)
       )
-    })
+    }
+    return Effect.uninterruptibleMask(ask)
+  }
 
   const nextBroadcasts: Effect.Effect<ReadonlyArray<Broadcast>, ProtocolError> = Effect.suspend(() => {
     if (heardOf.length > 0) return Effect.succeed(heardOf.splice(0))

@@ -148,12 +148,15 @@ export const make = (
     // It is told to look, not handed the frames: one that was interrupted meanwhile has then lost nothing.
     resume(receive)
   }
-  const arrival: Connection["receive"] = Effect.async((resume) => {
-    if (called || inbox.length > 0 || lost !== undefined || isPresuming()) return resume(receive)
+  const isDue = () => called || inbox.length > 0 || lost !== undefined || isPresuming()
+  const wait = (resume: Resume<ReadonlyArray<Uint8Array>>, take?: (frame: Uint8Array) => boolean) => {
+    if (isDue()) return resume(receive)
     // A receiver that was interrupted does not hear this, so that waiting needs no finalizer.
     receiver?.(Effect.dieMessage("two fibers receive from one connection"))
     receiver = resume
-  })
+    taker = take
+  }
+  const arrival: Connection["receive"] = Effect.async((resume) => wait(resume))
   const receive: Connection["receive"] = Effect.suspend(() => {
     if (inbox.length === 0 && !called) {
       if (lost !== undefined) return Effect.fail(lost)
@@ -168,20 +171,13 @@ export const make = (
     return Effect.succeed(frames)
   })
   const receiveWith: Connection["receiveWith"] = (take) => {
-    const waiting = Effect.zipRight(
-      Effect.async<void>((resume) => {
-        receiver = () => resume(Effect.void)
-        taker = take
-        return Effect.sync(() => {
-          receiver = undefined
-          taker = undefined
-        })
-      }),
-      receive
-    )
-    return Effect.suspend(() =>
-      called || inbox.length > 0 || lost !== undefined || isPresuming() || receiver !== undefined ? receive : waiting
-    )
+    const arrival: Connection["receive"] = Effect.async((resume) => {
+      wait(resume, take)
+      return Effect.sync(() => {
+        if (taker === take) taker = undefined
+      })
+    })
+    return Effect.suspend(() => (isDue() ? receive : arrival))
   }
   const unpause = () => {
     if (!paused || isPresuming()) return
