@@ -1,5 +1,6 @@
 // `npm run test:stress -- [--soak] [--seconds 600] [--seed N] [--write] [files…]`: the tests that scale with the time that
-// they are given, one after the other, and with --write the table of docs/reliability.md. Their whole sizes take an hour.
+// they are given, one after the other, and with --write the table of docs/reliability.md, where what was not run this time
+// stays with the run that it is of. Their whole sizes take an hour.
 import { spawnSync } from "node:child_process"
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { cpus, release, totalmem } from "node:os"
@@ -86,19 +87,33 @@ if (rows.length === 0) {
 }
 
 const text = (value) => String(value).replaceAll("|", "\\|").replaceAll("\n", " ")
-const table = [
-  "| area | test | size | faults injected | violations | seconds |",
-  "| --- | --- | --- | --- | --- | ---: |",
-  ...rows
-    .sort((a, b) => a.area.localeCompare(b.area, "en", { numeric: true }) || a.test.localeCompare(b.test))
-    .map(
-      ({ area, faults, seconds, size, test, violations }) =>
-        `| ${[area, test, size, faults, violations.length === 0 ? "0" : violations.join("; "), seconds].map(text).join(" | ")} |`
-    )
-].join("\n")
-console.log(
-  `\n${table}\n\n${rows.length} reports, ${rows.filter(({ violations }) => violations.length > 0).length} with violations, ${took} s`
-)
+const tableOf = (rows, runs) => {
+  const columns = [
+    "area",
+    "test",
+    "size",
+    "faults injected",
+    "violations",
+    "seconds",
+    ...(runs.length > 1 ? ["run"] : [])
+  ]
+  const lines = rows
+    .toSorted((a, b) => a.area.localeCompare(b.area, "en", { numeric: true }) || a.test.localeCompare(b.test))
+    .map(({ area, faults, run, seconds, size, test, violations }) => [
+      area,
+      test,
+      size,
+      faults,
+      violations.length === 0 ? "0" : violations.join("; "),
+      seconds,
+      ...(runs.length > 1 ? [runs.indexOf(run) + 1] : [])
+    ])
+  return [columns, columns.map((name) => (name === "seconds" ? "---:" : "---")), ...lines]
+    .map((cells) => `| ${cells.map(text).join(" | ")} |`)
+    .join("\n")
+}
+const failed = rows.filter(({ violations }) => violations.length > 0)
+console.log(`\n${tableOf(rows, [])}\n\n${rows.length} reports, ${failed.length} with violations, ${took} s`)
 
 if (values.write) {
   const { draw } = await import("../bench/plot.ts")
@@ -109,28 +124,47 @@ if (values.write) {
     `${process.platform} ${release()} ${process.arch}`,
     `Node ${process.version}`
   ].join(", ")
+  const command = [
+    "npm run test:stress --",
+    values.soak ? "--soak" : "",
+    `--seconds ${seconds} --seed ${seed} --write`,
+    ...positionals
+  ]
+    .filter(Boolean)
+    .join(" ")
+  const run = `\`${command}\` on ${new Date().toISOString().slice(0, 10)} (${commit || "no commit"}; ${machine}; ${took} s)`
+  const folder = join(root, "docs/reliability")
+  mkdirSync(folder, { recursive: true })
+  const file = join(folder, "results.json")
+  const known = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : []
+  const key = ({ area, test }) => `${area} ${test}`
+  const renewed = new Set(rows.map(key))
+  const all = [...known.filter((row) => !renewed.has(key(row))), ...rows.map((row) => ({ ...row, run }))]
+  const runs = [...new Set(all.map(({ run }) => run))]
+
   const plots = new Map()
-  for (const plot of rows.flatMap(({ curves = [] }) => curves)) {
+  for (const plot of all.flatMap(({ curves = [], run }) => curves.map((curve) => ({ ...curve, run })))) {
     const known = plots.get(plot.file)
     // One axis for all: the longest.
     const x = known === undefined || plot.x.ticks.at(-1) > known.x.ticks.at(-1) ? plot.x : known.x
     plots.set(plot.file, { ...plot, x, series: [...(known?.series ?? []), ...plot.series] })
   }
-  const folder = join(root, "docs/reliability")
-  mkdirSync(folder, { recursive: true })
-  const subtitle = `${new Date().toISOString().slice(0, 10)} · ${machine} · npm run test:stress -- --seconds ${seconds}`
-  for (const plot of plots.values()) writeFileSync(join(folder, `${plot.file}.svg`), draw(plot, subtitle))
-  const images = [...plots.values()].map(({ file, title }) => `\n![${title}](reliability/${file}.svg)\n`)
+  for (const plot of plots.values()) {
+    writeFileSync(join(folder, `${plot.file}.svg`), draw(plot, plot.run.replaceAll("`", "")))
+  }
+  writeFileSync(file, `[\n${all.map((row) => JSON.stringify(row)).join(",\n")}\n]\n`)
   writeFileSync(
     join(root, "docs/reliability.md"),
     `# Reliability
 
-Written by \`npm run test:stress -- --seconds ${seconds} --seed ${seed} --write\` on ${new Date().toISOString().slice(0, 10)}
-(${commit || "no commit"}; ${machine}; ${took} s); not by hand. Each test has a canary beside it, a deliberately broken variant
-that it must catch, in the same file.
+Written by ${runs.length > 1 ? "these runs" : "this run"}, not by hand:
 
-${table}
-${images.join("")}`
+${runs.map((run, index) => `${index + 1}. ${run}`).join("\n")}
+
+Each test has a canary beside it, a deliberately broken variant that it must catch, in the same file.
+
+${tableOf(all, runs)}
+${[...plots.values()].map(({ file, title }) => `\n![${title}](reliability/${file}.svg)\n`).join("")}`
   )
 }
 process.exit(status ?? 1)

@@ -9,7 +9,19 @@ import { type Connection, type ListenOptions, Protocol } from "effect-single-ins
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { encode } from "../src/internal/framing.js"
 import { shortPath } from "../src/internal/socketPath.js"
-import { bytes, child, drain, echo, isSame, nonce, pair, receive, serve, temporary, until } from "./contract/Protocol.js"
+import {
+  bytes,
+  child,
+  drain,
+  echo,
+  isSame,
+  nonce,
+  pair,
+  receive,
+  serve,
+  temporary,
+  until
+} from "./contract/Protocol.js"
 import { fixture } from "./fixtures.js"
 
 const isLinux = process.platform === "linux"
@@ -103,10 +115,7 @@ describe.skipIf(process.platform === "win32")("UnixSocket", () => {
       yield* Effect.forEach(numbered(999, 1_010), near.send, { discard: true })
       const behind = yield* Fiber.join(waiting)
       const rest = yield* receive(far, 1_010 - taken.length - behind.length)
-      assert.deepStrictEqual(
-        [...taken, ...[...behind, ...rest].map(String)],
-        numbered(0, 1_010).map(String)
-      )
+      assert.deepStrictEqual([...taken, ...[...behind, ...rest].map(String)], numbered(0, 1_010).map(String))
       assert.lengthOf(taken, 1_000)
     })
   )

@@ -125,6 +125,14 @@ const decodeFrames = (chunks: ReadonlyArray<Buffer>) => {
   return [frames, -1] as const
 }
 
+// A message without the fields that nobody knows, in the order of its schema.
+const meaning = (message: Message.Message | Message.Unrecognised): string => {
+  assert(message._tag !== "Unrecognised")
+  const { fields }: { readonly fields: object } = Message[message._tag]
+  const entries = Object.entries(message)
+  return JSON.stringify(Object.keys(fields).map((name) => entries.find(([key]) => key === name)))
+}
+
 const targets: Record<
   string,
   { readonly kinds: ReadonlyArray<string>; readonly share: number; readonly target: Target }
@@ -153,7 +161,7 @@ const targets: Record<
       for (const encoding of ["json", "msgpack"] as const) {
         const again = Message.decode(Message.encode(decoded.right as Message.Message, encoding))
         assert.isTrue(Either.isRight(again), encoding)
-        assert.strictEqual(JSON.stringify(Either.getOrThrow(again)), JSON.stringify(decoded.right))
+        assert.strictEqual(meaning(Either.getOrThrow(again)), meaning(decoded.right))
       }
     }
   },

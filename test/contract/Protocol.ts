@@ -142,7 +142,10 @@ export const taking = <E>(layer: Layer.Layer<Protocol, E>): Layer.Layer<Protocol
     return Context.make(Protocol, {
       ...protocol,
       listen: (options) =>
-        Effect.map(protocol.listen(options), (listener) => ({ ...listener, accept: Effect.map(listener.accept, over) })),
+        Effect.map(protocol.listen(options), (listener) => ({
+          ...listener,
+          accept: Effect.map(listener.accept, over)
+        })),
       connect: (address, options) => Effect.map(protocol.connect(address, options), over)
     })
   })
