@@ -88,3 +88,31 @@ export const perFrame = (from: number, frames: number, bytes: number, acknowledg
 export const same = (sent: number, received: number | undefined): void => {
   if (sent !== received) throw new Error(`${received} came back of ${sent}`)
 }
+
+/** What a client does that sends texts and gets the same ones back. */
+export const converse =
+  (send: (text: string) => Promise<string>) =>
+  async (job: Job): Promise<ReadonlyArray<number>> => {
+    const text = "x".repeat(job.bytes)
+    const goesOn = going(job)
+    const samples: Array<number> = []
+    if (job.kind === "round trip") {
+      while (goesOn()) {
+        const from = micros()
+        const { length } = await send(text)
+        samples.push(micros() - from)
+        same(job.bytes, length)
+      }
+      return samples
+    }
+    let sent = 0
+    const from = micros()
+    const worker = async () => {
+      while (goesOn()) {
+        sent++
+        await send(text)
+      }
+    }
+    await Promise.all(Array.from({ length: inFlight }, worker))
+    return [(micros() - from) / sent]
+  }

@@ -10,14 +10,11 @@ import * as NodeCommandExecutor from "@effect/platform-node/NodeCommandExecutor"
 import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Runtime from "effect/Runtime"
-import * as Schema from "effect/Schema"
 import { Protocol } from "effect-single-instance/Protocol"
 import * as SingleInstance from "effect-single-instance/SingleInstance"
 import * as platform from "../src/internal/platform.js"
-import { answer, going, inFlight, type Job, micros, same, tell } from "./jobs.js"
-
-const Text = Schema.Struct({ text: Schema.String })
+import { answering, converse, Text } from "./effects.js"
+import { answer, micros, tell } from "./jobs.js"
 
 class Echo extends SingleInstance.Tag<Echo>()("bench/echo", { request: Text, reply: Text }) {}
 
@@ -27,29 +24,7 @@ const request = { text: "" }
 const client = Effect.gen(function* () {
   const echo = yield* Echo
   const { send } = yield* echo.connect
-  const perform = Effect.fnUntraced(function* (job: Job) {
-    const message = { text: "x".repeat(job.bytes) }
-    const goesOn = going(job)
-    const samples: Array<number> = []
-    if (job.kind === "round trip") {
-      while (goesOn()) {
-        const from = micros()
-        const { text } = yield* send(message)
-        samples.push(micros() - from)
-        same(job.bytes, text.length)
-      }
-      return samples
-    }
-    let sent = 0
-    const from = micros()
-    const sending = Effect.whileLoop({ while: () => goesOn() && ++sent > 0, body: () => send(message), step: () => {} })
-    yield* Effect.forEach(Array(inFlight), () => sending, { concurrency: "unbounded", discard: true })
-    samples.push((micros() - from) / sent)
-    return samples
-  })
-  const run = Runtime.runPromise(yield* Effect.runtime<never>())
-  answer((job) => run(perform(job)))
-  return yield* Effect.never
+  return yield* answering(converse(send))
 }).pipe(Effect.scoped)
 
 const lead = <

@@ -6,7 +6,7 @@
  */
 import { type AddressInfo, connect, createServer, type Socket } from "node:net"
 import { join } from "node:path"
-import { answer, begin, end, going, inFlight, type Job, makeCounterpart, micros, perFrame, same, tell } from "./jobs.js"
+import { answer, begin, converse, end, going, type Job, makeCounterpart, micros, perFrame, same, tell } from "./jobs.js"
 
 const [directory = "", mode, transport = "unix", form = "lines", address = "0"] = process.argv.slice(2)
 const path = join(directory, "raw.sock")
@@ -52,30 +52,7 @@ const speakLines = (socket: Socket) => {
       waiting.set(id, resolve)
       write(socket, { id, text })
     })
-  return async (job: Job): Promise<ReadonlyArray<number>> => {
-    const text = "x".repeat(job.bytes)
-    const goesOn = going(job)
-    const samples: Array<number> = []
-    if (job.kind === "round trip") {
-      while (goesOn()) {
-        const from = micros()
-        const { length } = await send(text)
-        samples.push(micros() - from)
-        same(job.bytes, length)
-      }
-      return samples
-    }
-    let sent = 0
-    const from = micros()
-    const worker = async () => {
-      while (goesOn()) {
-        sent++
-        await send(text)
-      }
-    }
-    await Promise.all(Array.from({ length: inFlight }, worker))
-    return [(micros() - from) / sent]
-  }
+  return converse(send)
 }
 
 // -------------------------------------------------------------------------------------
