@@ -37,6 +37,9 @@ export interface LeftOut {
   readonly reason: string
 }
 
+export const linesOf = (leftOut: ReadonlyArray<LeftOut>): ReadonlyArray<string> =>
+  leftOut.map(({ name, reason }) => `\n${name} is left out: ${reason}`)
+
 export interface Pair {
   readonly primary: Started
   readonly client: Started
@@ -232,7 +235,7 @@ const report = (outcome: Outcome, comparisons: Comparisons): string => {
     ),
     "\nTimes faster, of the same rounds: more is better.\n",
     table(["", ...measure.sizes.map(size), "aim"], against),
-    ...level.leftOut.map(({ name, reason }) => `\n${name} is left out: ${reason}`)
+    ...linesOf(level.leftOut)
   ].join("\n")
 }
 

@@ -4,11 +4,13 @@
 
 /** Ends after `count` or after `millis`, whichever comes first: a slow contender gives fewer samples. */
 export interface Job {
-  readonly kind: "round trip" | "pipelined" | "one way" | "usage"
+  readonly kind: "round trip" | "pipelined" | "one way" | "election" | "usage"
   /** The characters of the text, or the bytes of the frame. */
   readonly bytes: number
   readonly count: number
   readonly millis: number
+  /** The folder in which it is elected. */
+  readonly place?: string
 }
 
 /** What the process has cost since it began: all its threads. */
@@ -115,4 +117,18 @@ export const converse =
     }
     await Promise.all(Array.from({ length: inFlight }, worker))
     return [(micros() - from) / sent]
+  }
+
+/** A contender that is elected under one number after another, and steps down out of the time that is taken. */
+export const beElected =
+  (elect: (place: string, index: number) => Promise<() => unknown>) =>
+  async ({ count, place = "" }: Job): Promise<ReadonlyArray<number>> => {
+    const samples: Array<number> = []
+    for (let index = 0; index < count; index++) {
+      const from = micros()
+      const stepDown = await elect(place, index)
+      samples.push(micros() - from)
+      await stepDown()
+    }
+    return samples
   }
