@@ -9,11 +9,19 @@ import { join } from "node:path"
 import { root } from "../scripts/bundle.mjs"
 import { elections } from "./elections.js"
 import { machine, options, type Section } from "./harness.js"
-import { idle } from "./idle.js"
+import { connections, idle } from "./idle.js"
 import { launches, takeovers } from "./launches.js"
 import { messaging, protocols } from "./protocols.js"
 
-const questions: Record<string, () => Promise<Section>> = { protocols, messaging, elections, idle, launches, takeovers }
+const questions: Record<string, () => Promise<Section>> = {
+  protocols,
+  messaging,
+  elections,
+  idle,
+  connections,
+  launches,
+  takeovers
+}
 
 const asked = options.only.length === 0 ? Object.keys(questions) : options.only
 for (const name of asked) {

@@ -17,6 +17,9 @@ export interface Job {
 export interface Usage {
   readonly cpuMicros: number
   readonly wakes: number
+  /** Bytes; the heap's without its garbage, if the process was started with `--expose-gc`. */
+  readonly resident: number
+  readonly heap: number
 }
 
 /** Microseconds for one message: each round trip's, or the mean of a whole run. */
@@ -38,7 +41,10 @@ export const answer = (perform?: (job: Job) => Promise<ReadonlyArray<number>>): 
     const job = message as Job
     if (job.kind === "usage") {
       const { system, user } = process.cpuUsage()
-      send({ usage: { cpuMicros: system + user, wakes: process.resourceUsage().voluntaryContextSwitches } })
+      globalThis.gc?.()
+      const { heapUsed, rss } = process.memoryUsage()
+      const wakes = process.resourceUsage().voluntaryContextSwitches
+      send({ usage: { cpuMicros: system + user, wakes, resident: rss, heap: heapUsed } })
     } else if (perform === undefined) {
       throw new Error(`nobody here does ${job.kind}`)
     } else {
@@ -132,3 +138,9 @@ export const beElected =
     }
     return samples
   }
+
+/** As many parts as are needed, none above `most`, as equal as they can be. */
+export const spread = (count: number, most: number): ReadonlyArray<number> => {
+  const parts = Math.ceil(count / most)
+  return Array.from({ length: parts }, (_, part) => Math.floor((count + part) / parts))
+}
