@@ -113,8 +113,9 @@ export interface Level {
   /** What the others are held against, and what it writes over `node:net`. */
   readonly reference: string
   readonly form: string
-  /** The axis of its plots. */
+  /** The axis of its plots, and what else a reader of them must know of the names. */
   readonly x: string
+  readonly note: string
 }
 
 /** Who is held against whom. */
@@ -247,7 +248,7 @@ const draw = (outcome: Outcome): ReadonlyArray<Plot> => {
     {
       file: measure.plot,
       title: measure.question,
-      note: `raw: node:net with ${level.form}; memory: within one process. Both axes are logarithmic.`,
+      note: `raw: node:net with ${level.form}; ${level.note}. Both axes are logarithmic.`,
       x: {
         name: level.x,
         base: 4,

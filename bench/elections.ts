@@ -131,6 +131,19 @@ export const elections = async (): Promise<Section> => {
         ...result,
         ratios: Object.fromEntries(against.map(({ name }, to) => [name, ratios[which]![to]!]))
       }))
-    }
+    },
+    plots: [
+      {
+        file: "elections",
+        title: "How long does a process that runs take to be the primary?",
+        note: "Grey: what verifies nobody and serves nobody.",
+        panels: [{ name: "µs, p50" }, { name: "µs, p99" }],
+        bars: results.map(({ name, p50, p99 }) => ({
+          name,
+          isReference: against.some((other) => other.name === name),
+          values: [p50, p99]
+        }))
+      }
+    ]
   }
 }

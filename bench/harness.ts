@@ -9,7 +9,7 @@ import { createInterface } from "node:readline"
 import { parseArgs } from "node:util"
 import { bundle, root } from "../scripts/bundle.mjs"
 import type { Answer, Job, Usage } from "./jobs.js"
-import type { Plot } from "./plot.js"
+import type { Bars, Plot } from "./plot.js"
 
 export const { values: options } = parseArgs({
   options: {
@@ -27,7 +27,7 @@ export const few = (count: number): number => (options.quick ? Math.max(2, Math.
 export interface Section {
   readonly markdown: string
   readonly data: unknown
-  readonly plots?: ReadonlyArray<Plot>
+  readonly plots?: ReadonlyArray<Plot | Bars>
 }
 
 // Names and extra certificates in the environment cost every Node process of some machines 100 ms of its start.

@@ -86,7 +86,20 @@ export const idle = async (): Promise<Section> => {
         ])
       )
     ].join("\n"),
-    data: { seconds, contenders: figures }
+    data: { seconds, contenders: figures },
+    plots: [
+      {
+        file: "idle",
+        title: "What does it cost to say nothing?",
+        note: "raw: a bare Node process with a socket; memory: both in one process.",
+        panels: [{ name: "primary, % of a core" }, { name: "client or standby, % of a core" }],
+        bars: figures.map(({ client, name, primary }) => ({
+          name,
+          isReference: name.startsWith("raw "),
+          values: [primary.cpuPercent, name === memory ? undefined : client.cpuPercent]
+        }))
+      }
+    ]
   }
 }
 

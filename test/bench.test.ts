@@ -90,4 +90,28 @@ describe("bench", () => {
     assert.include(svg, ">raw unix</text>")
     assert.notStrictEqual(svg, plot([20, 400]))
   })
+
+  it("draws a bar for every value that there is", () => {
+    const plot = (values: ReadonlyArray<number | undefined>) =>
+      draw(
+        {
+          file: "plot",
+          title: "How long?",
+          note: "Grey: bare",
+          panels: [{ name: "ms, p50" }, { name: "ms, p99" }],
+          bars: [
+            { name: "library", isReference: false, values },
+            { name: "bare", isReference: true, values: [2, 3] }
+          ]
+        },
+        "today, here"
+      )
+    const svg = plot([41, 57])
+    for (const text of ["Grey: bare", "ms, p50", "ms, p99", "library", "bare", "41", "57"]) {
+      assert.include(svg, `>${text}</text>`)
+    }
+    const half = plot([41, undefined])
+    assert.include(half, ">41</text>")
+    assert.notInclude(half, "NaN")
+  })
 })
