@@ -19,11 +19,11 @@ import {
 } from "./harness.js"
 import { median, number, quantile, ratio, table, times } from "./statistics.js"
 
-const rounds = few(40)
+const rounds = few(30)
 // In a round. They are also how many ids the dead primary led under.
 const count = 25
 // What an election runs through is compiled after some hundred.
-const warmUpRounds = options.quick ? 8 : 20
+const warmUpRounds = options.quick ? 8 : 12
 
 interface Elector {
   readonly name: string
