@@ -7,11 +7,21 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { root } from "../scripts/bundle.mjs"
+import { elections } from "./elections.js"
 import { machine, options, type Section } from "./harness.js"
+import { connections, idle } from "./idle.js"
 import { launches, takeovers } from "./launches.js"
-import { idle, protocols } from "./protocols.js"
+import { messaging, protocols } from "./protocols.js"
 
-const questions: Record<string, () => Promise<Section>> = { protocols, idle, launches, takeovers }
+const questions: Record<string, () => Promise<Section>> = {
+  protocols,
+  messaging,
+  elections,
+  idle,
+  connections,
+  launches,
+  takeovers
+}
 
 const asked = options.only.length === 0 ? Object.keys(questions) : options.only
 for (const name of asked) {

@@ -7,12 +7,12 @@
  */
 import { randomBytes } from "node:crypto"
 import * as Effect from "effect/Effect"
-import * as Runtime from "effect/Runtime"
 import { InstanceId } from "effect-single-instance/InstanceId"
 import type { Protocol } from "effect-single-instance/Protocol"
 import * as InMemory from "effect-single-instance/protocol/InMemory"
 import * as SingleInstance from "effect-single-instance/SingleInstance"
 import * as platform from "../src/internal/platform.js"
+import { answering } from "./effects.js"
 import { answer, begin, end, going, type Job, makeCounterpart, micros, perFrame, same, tell } from "./jobs.js"
 
 const [directory = "", mode, name, told = ""] = process.argv.slice(2)
@@ -81,9 +81,7 @@ const client = (protocol: Protocol["Type"], address: string) =>
       samples.push(perFrame(from, sent, job.bytes, yield* next))
       return samples
     })
-    const run = Runtime.runPromise(yield* Effect.runtime<never>())
-    answer((job) => run(perform(job)))
-    return yield* Effect.never
+    return yield* answering(perform)
   }).pipe(Effect.scoped)
 
 const both = Effect.gen(function* () {

@@ -1,15 +1,15 @@
 /**
  * The processes of the contenders, and whose turn it is.
  */
-import { type ChildProcess, type ForkOptions, fork } from "node:child_process"
-import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs"
+import { type ChildProcess, type ForkOptions, fork, spawnSync } from "node:child_process"
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statfsSync, statSync, writeFileSync } from "node:fs"
 import { cpus, loadavg, release, tmpdir, totalmem } from "node:os"
 import { join, resolve } from "node:path"
 import { createInterface } from "node:readline"
 import { parseArgs } from "node:util"
 import { bundle, root } from "../scripts/bundle.mjs"
 import type { Answer, Job, Usage } from "./jobs.js"
-import type { Plot } from "./plot.js"
+import type { Bars, Plot } from "./plot.js"
 
 export const { values: options } = parseArgs({
   options: {
@@ -27,7 +27,7 @@ export const few = (count: number): number => (options.quick ? Math.max(2, Math.
 export interface Section {
   readonly markdown: string
   readonly data: unknown
-  readonly plots?: ReadonlyArray<Plot>
+  readonly plots?: ReadonlyArray<Plot | Bars>
 }
 
 // Names and extra certificates in the environment cost every Node process of some machines 100 ms of its start.
@@ -51,6 +51,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => pr
 
 export const progress = (text: string) => process.stderr.write(`${text}\n`)
 
+const installMillis = 120_000
 const waitMillis = 60_000
 const within = <A>(what: string, promise: Promise<A>): Promise<A> => {
   let timer: NodeJS.Timeout | undefined
@@ -64,6 +65,26 @@ export const built = async (name: string, entry: string, settings = {}): Promise
   const file = join(bundles, `${name}.mjs`)
   writeFileSync(file, (await bundle(resolve(root, entry), settings)).text)
   return file
+}
+
+/** The others from npm, in a folder of their own that nothing else needs. */
+export const others = join(root, "bench/contenders")
+
+/** Installs them, once, or says why they are not there. */
+export const installed = (): string | undefined => {
+  const [wanted, found] = ["package-lock.json", "node_modules/.package-lock.json"].map((file) => join(others, file))
+  if (existsSync(found!) && statSync(found!).mtimeMs >= statSync(wanted!).mtimeMs) return undefined
+  progress("npm ci in bench/contenders")
+  // On Windows npm is a script, which only a shell starts.
+  const { error, signal, status, stderr } = spawnSync("npm ci", {
+    cwd: others,
+    shell: true,
+    encoding: "utf8",
+    timeout: installMillis
+  })
+  if (status === 0) return undefined
+  const told = /npm error code (\w+)/.exec(stderr ?? "")?.[1] ?? error?.message ?? signal ?? `exit code ${status}`
+  return `npm ci in bench/contenders: ${told}`
 }
 
 export type Started = ReturnType<typeof start>

@@ -4,17 +4,22 @@
 
 /** Ends after `count` or after `millis`, whichever comes first: a slow contender gives fewer samples. */
 export interface Job {
-  readonly kind: "round trip" | "pipelined" | "one way" | "usage"
+  readonly kind: "round trip" | "pipelined" | "one way" | "election" | "usage"
   /** The characters of the text, or the bytes of the frame. */
   readonly bytes: number
   readonly count: number
   readonly millis: number
+  /** The folder in which it is elected. */
+  readonly place?: string
 }
 
 /** What the process has cost since it began: all its threads. */
 export interface Usage {
   readonly cpuMicros: number
   readonly wakes: number
+  /** Bytes; the heap's without its garbage, if the process was started with `--expose-gc`. */
+  readonly resident: number
+  readonly heap: number
 }
 
 /** Microseconds for one message: each round trip's, or the mean of a whole run. */
@@ -36,7 +41,10 @@ export const answer = (perform?: (job: Job) => Promise<ReadonlyArray<number>>): 
     const job = message as Job
     if (job.kind === "usage") {
       const { system, user } = process.cpuUsage()
-      send({ usage: { cpuMicros: system + user, wakes: process.resourceUsage().voluntaryContextSwitches } })
+      globalThis.gc?.()
+      const { heapUsed, rss } = process.memoryUsage()
+      const wakes = process.resourceUsage().voluntaryContextSwitches
+      send({ usage: { cpuMicros: system + user, wakes, resident: rss, heap: heapUsed } })
     } else if (perform === undefined) {
       throw new Error(`nobody here does ${job.kind}`)
     } else {
@@ -87,4 +95,52 @@ export const perFrame = (from: number, frames: number, bytes: number, acknowledg
 /** Of a round trip: what was sent must come back. */
 export const same = (sent: number, received: number | undefined): void => {
   if (sent !== received) throw new Error(`${received} came back of ${sent}`)
+}
+
+/** What a client does that sends texts and gets the same ones back. */
+export const converse =
+  (send: (text: string) => Promise<string>) =>
+  async (job: Job): Promise<ReadonlyArray<number>> => {
+    const text = "x".repeat(job.bytes)
+    const goesOn = going(job)
+    const samples: Array<number> = []
+    if (job.kind === "round trip") {
+      while (goesOn()) {
+        const from = micros()
+        const { length } = await send(text)
+        samples.push(micros() - from)
+        same(job.bytes, length)
+      }
+      return samples
+    }
+    let sent = 0
+    const from = micros()
+    const worker = async () => {
+      while (goesOn()) {
+        sent++
+        await send(text)
+      }
+    }
+    await Promise.all(Array.from({ length: inFlight }, worker))
+    return [(micros() - from) / sent]
+  }
+
+/** A contender that is elected under one number after another, and steps down out of the time that is taken. */
+export const beElected =
+  (elect: (place: string, index: number) => Promise<() => unknown>) =>
+  async ({ count, place = "" }: Job): Promise<ReadonlyArray<number>> => {
+    const samples: Array<number> = []
+    for (let index = 0; index < count; index++) {
+      const from = micros()
+      const stepDown = await elect(place, index)
+      samples.push(micros() - from)
+      await stepDown()
+    }
+    return samples
+  }
+
+/** As many parts as are needed, none above `most`, as equal as they can be. */
+export const spread = (count: number, most: number): ReadonlyArray<number> => {
+  const parts = Math.ceil(count / most)
+  return Array.from({ length: parts }, (_, part) => Math.floor((count + part) / parts))
 }

@@ -57,7 +57,7 @@ const figure = (
   aim
 })
 
-const section = (figures: ReadonlyArray<Figure>): Section => ({
+const section = (plot: { readonly file: string; readonly title: string }, figures: ReadonlyArray<Figure>): Section => ({
   markdown: table(
     ["", "library p50", "p99", "reference p50", "p99", "ratio", "samples", "aim"],
     figures.map(({ aim, library, name, ratio, reference }) => [
@@ -71,7 +71,21 @@ const section = (figures: ReadonlyArray<Figure>): Section => ({
       aim
     ])
   ),
-  data: figures
+  data: figures,
+  plots: [
+    {
+      ...plot,
+      note: "Grey: what the others are held against.",
+      panels: [{ name: "ms, p50" }, { name: "ms, p99" }],
+      bars: figures.flatMap(({ library, name, reference }, which) => [
+        // It stands above those that are held against it.
+        ...(reference.name === figures[which - 1]?.reference.name
+          ? []
+          : [{ name: reference.name, isReference: true, values: [reference.p50, reference.p99] }]),
+        { name, isReference: false, values: [library.p50, library.p99] }
+      ])
+    }
+  ]
 })
 
 // What a runtime is called, and whether it keeps compiled code.
@@ -166,10 +180,11 @@ await import(${JSON.stringify(smallLibrary)})\n`
   await Promise.all([primary, listener].map(({ end }) => end("SIGTERM")))
   raw.close()
   return section(
+    { file: "launches", title: "How long does a whole second launch take?" },
     runtimes.flatMap(({ version }) => {
       const [reference, ...others] = contenders.filter((contender) => contender.version === version)
       return others.map(({ aim, name, samples }) =>
-        figure(`${name} (${version})`, aim, samples, reference!.samples, reference!.name)
+        figure(`${name} (${version})`, aim, samples, reference!.samples, `${reference!.name} (${version})`)
       )
     })
   )
@@ -205,5 +220,7 @@ export const takeovers = async (): Promise<Section> => {
     }
   ])
   await leading.end("SIGTERM")
-  return section([figure("SIGKILL to the standby being primary", "< 50 ms", ours, theirs, "raw socket closes")])
+  return section({ file: "takeovers", title: "How long after SIGKILL is the standby the primary?" }, [
+    figure("SIGKILL to the standby being primary", "< 50 ms", ours, theirs, "raw socket closes")
+  ])
 }

@@ -1,56 +1,45 @@
 /**
  * The library as a contender: typed requests that are echoed.
  *
- *   library <directory> primary | client | both | standby | launch <protocol>
+ *   library <directory> primary | client | both | standby | launch | crowd <protocol> <count>
  *
- * `both` is primary and client in one process, over memory. Modules are imported by their sub-path, and of the platform only
+ * `both` is primary and client in one process, over memory; `crowd` opens as many connections and says nothing. Modules are imported by their sub-path, and of the platform only
  * what is needed, as an application does that wants to start fast.
  */
 import * as NodeCommandExecutor from "@effect/platform-node/NodeCommandExecutor"
 import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Runtime from "effect/Runtime"
-import * as Schema from "effect/Schema"
 import { Protocol } from "effect-single-instance/Protocol"
 import * as SingleInstance from "effect-single-instance/SingleInstance"
 import * as platform from "../src/internal/platform.js"
-import { answer, going, inFlight, type Job, micros, same, tell } from "./jobs.js"
-
-const Text = Schema.Struct({ text: Schema.String })
+import { answering, converse, Text } from "./effects.js"
+import { answer, micros, tell } from "./jobs.js"
 
 class Echo extends SingleInstance.Tag<Echo>()("bench/echo", { request: Text, reply: Text }) {}
 
-const [directory = "", mode = "", protocol = "unix"] = process.argv.slice(2)
+const [directory = "", mode = "", protocol = "unix", count = ""] = process.argv.slice(2)
 const request = { text: "" }
+// Of a crowd.
+const maxConnections = 20_000
 
 const client = Effect.gen(function* () {
   const echo = yield* Echo
   const { send } = yield* echo.connect
-  const perform = Effect.fnUntraced(function* (job: Job) {
-    const message = { text: "x".repeat(job.bytes) }
-    const goesOn = going(job)
-    const samples: Array<number> = []
-    if (job.kind === "round trip") {
-      while (goesOn()) {
-        const from = micros()
-        const { text } = yield* send(message)
-        samples.push(micros() - from)
-        same(job.bytes, text.length)
-      }
-      return samples
-    }
-    let sent = 0
-    const from = micros()
-    const sending = Effect.whileLoop({ while: () => goesOn() && ++sent > 0, body: () => send(message), step: () => {} })
-    yield* Effect.forEach(Array(inFlight), () => sending, { concurrency: "unbounded", discard: true })
-    samples.push((micros() - from) / sent)
-    return samples
-  })
-  const run = Runtime.runPromise(yield* Effect.runtime<never>())
-  answer((job) => run(perform(job)))
-  return yield* Effect.never
+  return yield* answering(converse(send))
 }).pipe(Effect.scoped)
+
+const crowd = Effect.gen(function* () {
+  const echo = yield* Echo
+  yield* Effect.forEach(Array(Number(count)), () => echo.connect, { concurrency: 32, discard: true })
+  answer()
+  tell({ event: "connected" })
+  return yield* Effect.never
+}).pipe(
+  // As where a process may not open as many files.
+  Effect.tapError(({ message }) => Effect.sync(() => tell({ event: "unavailable", message }))),
+  Effect.scoped
+)
 
 const lead = <
   P extends {
@@ -75,10 +64,17 @@ const lead = <
 
 const primary = Echo.enforce({ request, primary: lead })
 
+const onFollow = () =>
+  Effect.sync(() => {
+    answer()
+    tell({ event: "follows" })
+  })
+
 const programs: Record<string, Effect.Effect<unknown, unknown, Echo>> = {
   primary,
   client,
-  standby: Echo.standby({ request, primary: lead, onFollow: () => Effect.sync(() => tell({ event: "follows" })) }),
+  crowd,
+  standby: Echo.standby({ request, primary: lead, onFollow }),
   launch: Echo.enforce({ request, primary: () => Effect.dieMessage("there is no primary") })
 }
 
@@ -90,7 +86,7 @@ const both = Effect.flatMap(
 
 const between = Effect.suspend(() => {
   const carrier = Layer.succeed(Protocol, platform.protocol(protocol as platform.ProtocolName))
-  return Effect.provide(programs[mode]!, Echo.layer({ directory, protocol: carrier, fallback: "none" }))
+  return Effect.provide(programs[mode]!, Echo.layer({ directory, protocol: carrier, fallback: "none", maxConnections }))
 }).pipe(Effect.provide(Layer.provideMerge(NodeCommandExecutor.layer, NodeFileSystem.layer)))
 
 const program: Effect.Effect<unknown, unknown> = mode === "both" ? both : between

@@ -1,12 +1,26 @@
 /**
  * What a programmer writes without a library over `node:net`, one write per message: lines of JSON correlated by a number,
- * or frames behind their length. No schemas, no lock, no authentication, no limits.
+ * or frames behind their length; and what it writes to be the only one. No schemas, no lock, no authentication, no limits.
  *
- *   raw <directory> primary | client | standby [unix | tcp] [lines | frames] [address]
+ *   raw <directory> primary | client | standby | elected [unix | tcp] [lines | frames] [address]
  */
+import { closeSync, openSync, rmSync, writeSync } from "node:fs"
 import { type AddressInfo, connect, createServer, type Socket } from "node:net"
 import { join } from "node:path"
-import { answer, begin, end, going, inFlight, type Job, makeCounterpart, micros, perFrame, same, tell } from "./jobs.js"
+import {
+  answer,
+  beElected,
+  begin,
+  converse,
+  end,
+  going,
+  type Job,
+  makeCounterpart,
+  micros,
+  perFrame,
+  same,
+  tell
+} from "./jobs.js"
 
 const [directory = "", mode, transport = "unix", form = "lines", address = "0"] = process.argv.slice(2)
 const path = join(directory, "raw.sock")
@@ -52,30 +66,7 @@ const speakLines = (socket: Socket) => {
       waiting.set(id, resolve)
       write(socket, { id, text })
     })
-  return async (job: Job): Promise<ReadonlyArray<number>> => {
-    const text = "x".repeat(job.bytes)
-    const goesOn = going(job)
-    const samples: Array<number> = []
-    if (job.kind === "round trip") {
-      while (goesOn()) {
-        const from = micros()
-        const { length } = await send(text)
-        samples.push(micros() - from)
-        same(job.bytes, length)
-      }
-      return samples
-    }
-    let sent = 0
-    const from = micros()
-    const worker = async () => {
-      while (goesOn()) {
-        sent++
-        await send(text)
-      }
-    }
-    await Promise.all(Array.from({ length: inFlight }, worker))
-    return [(micros() - from) / sent]
-  }
+  return converse(send)
 }
 
 // -------------------------------------------------------------------------------------
@@ -210,4 +201,23 @@ if (mode === "client") {
   const socket = connect({ ...target, noDelay: true }, () =>
     answer(form === "lines" ? speakLines(socket) : speakFrames(socket))
   )
+}
+
+// A file that only one can make, and a socket. Whoever dies leaves both behind, for ever.
+if (mode === "elected") {
+  answer(
+    beElected(async (place, index) => {
+      const file = join(place, `${index}.lock`)
+      const descriptor = openSync(file, "wx")
+      writeSync(descriptor, `${process.pid}\n`)
+      closeSync(descriptor)
+      const server = createServer()
+      await new Promise<void>((resolve) => server.listen(join(place, `${index}.sock`), resolve))
+      return () => {
+        server.close()
+        rmSync(file)
+      }
+    })
+  )
+  tell({ event: "elects" })
 }

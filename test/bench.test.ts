@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { begin, end, makeCounterpart, micros, perFrame } from "../bench/jobs.js"
+import { beElected, begin, converse, end, makeCounterpart, micros, perFrame, spread } from "../bench/jobs.js"
 import { draw } from "../bench/plot.js"
 import { interval, quantile, ratio } from "../bench/statistics.js"
 
@@ -37,6 +37,35 @@ describe("bench", () => {
     assert.throws(() => perFrame(micros(), 20, 64, acknowledged(19)), "1216 bytes arrived of 20 frames of 64")
   })
 
+  it("notices an answer that is not what was sent", async () => {
+    const roundTrips = { kind: "round trip", bytes: 64, count: 5, millis: 60_000 } as const
+    assert.strictEqual((await converse(async (text) => text)(roundTrips)).length, 5)
+    const shortened = await converse(async (text) => text.slice(1))(roundTrips).catch(({ message }) => message)
+    assert.strictEqual(shortened, "63 came back of 64")
+  })
+
+  it("steps down before the next election, and takes no time for that", async () => {
+    const log: Array<string> = []
+    const elections = beElected(async (place, index) => {
+      log.push(`${place}/${index}`)
+      return async () => {
+        await new Promise((resolve) => setTimeout(resolve, 300))
+        log.push("down")
+      }
+    })
+    const samples = await elections({ kind: "election", bytes: 0, count: 3, millis: 0, place: "here" })
+    assert.deepStrictEqual(log, ["here/0", "down", "here/1", "down", "here/2", "down"])
+    assert.strictEqual(samples.length, 3)
+    // Of three, one may be delayed by the machine.
+    assert.isBelow(quantile(samples, 0), 300_000)
+  })
+
+  it("spreads connections evenly", () => {
+    assert.deepStrictEqual(spread(0, 3), [])
+    assert.deepStrictEqual(spread(3, 3), [3])
+    assert.deepStrictEqual(spread(10, 3), [2, 2, 3, 3])
+  })
+
   it("draws every contender in every panel, and says what, when and where", () => {
     const plot = (values: ReadonlyArray<number>) =>
       draw(
@@ -60,5 +89,29 @@ describe("bench", () => {
     }
     assert.include(svg, ">raw unix</text>")
     assert.notStrictEqual(svg, plot([20, 400]))
+  })
+
+  it("draws a bar for every value that there is", () => {
+    const plot = (values: ReadonlyArray<number | undefined>) =>
+      draw(
+        {
+          file: "plot",
+          title: "How long?",
+          note: "Grey: bare",
+          panels: [{ name: "ms, p50" }, { name: "ms, p99" }],
+          bars: [
+            { name: "library", isReference: false, values },
+            { name: "bare", isReference: true, values: [2, 3] }
+          ]
+        },
+        "today, here"
+      )
+    const svg = plot([41, 57])
+    for (const text of ["Grey: bare", "ms, p50", "ms, p99", "library", "bare", "41", "57"]) {
+      assert.include(svg, `>${text}</text>`)
+    }
+    const half = plot([41, undefined])
+    assert.include(half, ">41</text>")
+    assert.notInclude(half, "NaN")
   })
 })

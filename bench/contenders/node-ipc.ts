@@ -1,0 +1,46 @@
+/**
+ * `node-ipc` over a Unix socket: events of JSON there and back, correlated by a number, as it knows no requests.
+ *
+ *   node-ipc <directory> primary | client
+ *
+ * Silent, as what it logs would cost it most of its time; not `sync`, with which it sends one message at a time.
+ */
+import { join } from "node:path"
+import ipc from "node-ipc"
+import { answer, converse, micros, tell } from "../jobs.js"
+
+interface Message {
+  readonly id: number
+  readonly text: string
+}
+
+const [directory = "", mode] = process.argv.slice(2)
+const path = join(directory, "ipc.sock")
+ipc.config.silent = true
+
+if (mode === "primary") {
+  ipc.serve(path, () => {
+    ipc.server.on("echo", (message: Message, socket: unknown) => ipc.server.emit(socket, "echo", message))
+    answer()
+    tell({ event: "primary", at: micros() })
+  })
+  ipc.server.start()
+} else {
+  ipc.connectTo("primary", path, () => {
+    const primary = ipc.of.primary
+    const waiting = new Map<number, (text: string) => void>()
+    let last = 0
+    primary.on("echo", ({ id, text }: Message) => {
+      const resolve = waiting.get(id)!
+      waiting.delete(id)
+      resolve(text)
+    })
+    const send = (text: string) =>
+      new Promise<string>((resolve) => {
+        const id = ++last
+        waiting.set(id, resolve)
+        primary.emit("echo", { id, text })
+      })
+    primary.on("connect", () => answer(converse(send)))
+  })
+}

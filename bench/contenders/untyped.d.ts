@@ -1,0 +1,3 @@
+declare module "node-ipc"
+declare module "proper-lockfile"
+declare module "fs-native-extensions"
