@@ -350,6 +350,8 @@ const converse = Effect.fnUntraced(function* (
   let ticked = clock.unsafeCurrentTimeMillis()
   const now = () => age + Math.min(Math.max(0, clock.unsafeCurrentTimeMillis() - ticked), 2 * tickMillis)
   let heard = 0
+  let isUsed = false
+  let ticking: Fiber.RuntimeFiber<unknown> | undefined
   let consuming = false
   let pinging: Fiber.RuntimeFiber<void> | undefined
   // The launch that the primary has from the request before; `undefined` where that is not certain.
@@ -555,8 +557,28 @@ const converse = Effect.fnUntraced(function* (
   })
 
   yield* pump(connection, onFrame).pipe(Effect.catchAll(end), Effect.interruptible, Effect.forkScoped)
-  yield* Effect.sleep(tickMillis).pipe(Effect.zipRight(tick), Effect.forever, Effect.interruptible, Effect.forkScoped)
-  yield* Effect.addFinalizer(() => end(failed("Disconnected", "the conversation is over", "Unknown")))
+  // It runs while something waits, or did a moment ago: an idle conversation costs nothing.
+  const ticks = Effect.repeat(Effect.zipRight(Effect.sleep(tickMillis), tick), {
+    while: () => {
+      const goesOn = calls.size > 0 || isUsed
+      isUsed = false
+      if (!goesOn) ticking = undefined
+      return goesOn
+    }
+  })
+  const use = () => {
+    isUsed = true
+    if (ticking !== undefined) return
+    age = now()
+    ticked = clock.unsafeCurrentTimeMillis()
+    ticking = fork(ticks)
+  }
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => {
+      ticking?.unsafeInterruptAsFork(FiberId.none)
+      return end(failed("Disconnected", "the conversation is over", "Unknown"))
+    })
+  )
 
   const outcome = (call: Call): Effect.Effect<any, any> =>
     Effect.async((resume) => {
@@ -637,6 +659,7 @@ const converse = Effect.fnUntraced(function* (
         const detail = `the message has ${frame.byteLength} bytes, the limit is ${maxFrameBytes}`
         return failed("TooLarge", detail, undelivered)
       }
+      use()
       const call: Call = {
         id: message.id,
         tag: message._tag,
