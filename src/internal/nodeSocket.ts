@@ -114,6 +114,7 @@ export const make = (
   let receiver: Resume<ReadonlyArray<Uint8Array>> | undefined
   // While the receiver waits.
   let taker: ((frame: Uint8Array) => boolean) | undefined
+  let taking = false
   // Something was taken that the receiver must see to.
   let called = false
   let slab = none
@@ -293,23 +294,23 @@ export const make = (
       if (!trusted && dropped > maxStrangerBytes) socket.pause()
       return
     }
-    let from = inbox.length
+    const from = inbox.length
     const refused = decoder.push(chunk, inbox)
-    if (taker !== undefined) {
-      // Its receiver waits, so that all of these are new.
-      let taken = 0
-      while (taken < inbox.length && !called) called = !taker(inbox[taken++]!)
-      inbox.splice(0, taken)
-      from = 0
-    }
     for (let index = from; index < inbox.length; index++) undelivered += inbox[index]!.length
-    if (refused >= 0) {
-      refuse(refused, options.maxFrameBytes)
-    } else if (
-      undelivered >= (trusted ? inboxBytes : maxStrangerBytes) ||
-      inbox.length >= inboxFrames ||
-      isPresuming()
-    ) {
+    if (refused >= 0) refuse(refused, options.maxFrameBytes)
+    // What is taken may be answered at once, and a stream may have more to give while that is written to it.
+    if (taking) return
+    taking = true
+    let taken = 0
+    while (taker !== undefined && !called && taken < inbox.length) {
+      const frame = inbox[taken++]!
+      undelivered -= frame.length
+      called = !taker(frame)
+    }
+    inbox.splice(0, taken)
+    taking = false
+    const isMuch = undelivered >= (trusted ? inboxBytes : maxStrangerBytes) || inbox.length >= inboxFrames
+    if (lost === undefined && (isMuch || isPresuming())) {
       paused = true
       socket.pause()
     }
