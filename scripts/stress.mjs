@@ -1,6 +1,6 @@
-// `npm run test:stress -- [--soak] [--seconds 600] [--seed N] [--write] [files…]`: the tests that scale with the time that
-// they are given, one after the other, and with --write the table of docs/reliability.md, where what was not run this time
-// stays with the run that it is of. Their whole sizes take an hour.
+// `npm run test:stress -- [--soak] [--seconds 600] [--seed N] [--only NAME] [--write] [files…]`: the tests that scale with
+// the time that they are given, one after the other, and with --write the table of docs/reliability.md, where what was not
+// run this time stays with the run that it is of. Their whole sizes take an hour.
 import { spawnSync } from "node:child_process"
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { cpus, release, totalmem } from "node:os"
@@ -13,6 +13,8 @@ const { positionals, values } = parseArgs({
   options: {
     // The soak alone, for half an hour.
     soak: { type: "boolean", default: false },
+    // Tests whose name matches this pattern.
+    only: { type: "string" },
     seconds: { type: "string" },
     seed: { type: "string", default: String(Math.floor(Math.random() * 2 ** 31)) },
     write: { type: "boolean", default: false }
@@ -44,7 +46,8 @@ for (const file of [report, results]) rmSync(file, { force: true })
 console.log(`stress: ${seconds} s, seed ${seed}, ${files.join(" ")}`)
 const started = performance.now()
 const reporters = ["--reporter=default", "--reporter=json", `--outputFile=${results}`]
-const { status } = spawnSync("npx", ["vitest", "run", "--no-file-parallelism", ...reporters, ...files], {
+const only = values.only === undefined ? [] : ["-t", values.only]
+const { status } = spawnSync("npx", ["vitest", "run", "--no-file-parallelism", ...reporters, ...only, ...files], {
   cwd: root,
   stdio: "inherit",
   env: {
@@ -128,6 +131,7 @@ if (values.write) {
     "npm run test:stress --",
     values.soak ? "--soak" : "",
     `--seconds ${seconds} --seed ${seed} --write`,
+    values.only === undefined ? "" : `--only "${values.only}"`,
     ...positionals
   ]
     .filter(Boolean)
