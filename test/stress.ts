@@ -28,9 +28,14 @@ export const randomOf = (name: string): (() => number) => {
   return makeRandom(mixed)
 }
 
+// What is the same in any run takes about this.
+const leastSeconds = 240
+
 /** A size: `short` in `npm test`, `long` in a stress run of an hour, and in proportion in a run of another length. */
 export const scaled = (short: number, long: number): number =>
-  seconds === undefined ? short : Math.max(short, Math.ceil((long * seconds) / 3_600))
+  seconds === undefined
+    ? short
+    : Math.max(short, Math.ceil((long * Math.max(0, seconds - leastSeconds)) / (3_600 - leastSeconds)))
 
 /** What is reported of a test; the rest of its row is found out. */
 export interface Report {
