@@ -97,6 +97,31 @@ export const same = (sent: number, received: number | undefined): void => {
   if (sent !== received) throw new Error(`${received} came back of ${sent}`)
 }
 
+/** A text on its way, correlated by a number. */
+export interface Message {
+  readonly id: number
+  readonly text: string
+}
+
+/** Requests over what only knows messages: what comes back is given to `receive`. */
+export const correlate = (write: (message: Message) => void) => {
+  const waiting = new Map<number, (text: string) => void>()
+  let last = 0
+  return {
+    receive: ({ id, text }: Message) => {
+      const resolve = waiting.get(id)!
+      waiting.delete(id)
+      resolve(text)
+    },
+    send: (text: string) =>
+      new Promise<string>((resolve) => {
+        const id = ++last
+        waiting.set(id, resolve)
+        write({ id, text })
+      })
+  }
+}
+
 /** What a client does that sends texts and gets the same ones back. */
 export const converse =
   (send: (text: string) => Promise<string>) =>

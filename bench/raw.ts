@@ -12,9 +12,11 @@ import {
   beElected,
   begin,
   converse,
+  correlate,
   end,
   going,
   type Job,
+  type Message,
   makeCounterpart,
   micros,
   perFrame,
@@ -29,11 +31,6 @@ const target = transport === "tcp" ? { host: "127.0.0.1", port: Number(address) 
 // -------------------------------------------------------------------------------------
 // lines
 // -------------------------------------------------------------------------------------
-
-interface Message {
-  readonly id: number
-  readonly text: string
-}
 
 const onMessage = (socket: Socket, use: (message: Message) => void) => {
   let pieces: Array<string> = []
@@ -53,19 +50,8 @@ const write = (socket: Socket, message: Message) => socket.write(`${JSON.stringi
 const serveLines = (socket: Socket) => onMessage(socket, (message) => write(socket, message))
 
 const speakLines = (socket: Socket) => {
-  const waiting = new Map<number, (text: string) => void>()
-  let last = 0
-  onMessage(socket, ({ id, text }) => {
-    const resolve = waiting.get(id)!
-    waiting.delete(id)
-    resolve(text)
-  })
-  const send = (text: string) =>
-    new Promise<string>((resolve) => {
-      const id = ++last
-      waiting.set(id, resolve)
-      write(socket, { id, text })
-    })
+  const { receive, send } = correlate((message) => write(socket, message))
+  onMessage(socket, receive)
   return converse(send)
 }
 

@@ -528,19 +528,9 @@ export const make = <Request, Reply, Failure, Broadcast>(
           Effect.flatMap(({ session, target }) =>
             Effect.map(
               Effect.withFiberRuntime<Reply, Failure | TimeoutError | ProtocolError>((fiber) => {
-                const { message, redelivered, repeatable } = letter
                 const launch = encodeLaunch(prepared.launch)
-                const request: Secondary.Request = {
-                  id: message,
-                  payload: prepared.payload,
-                  launch,
-                  trace: traceOf(fiber.currentContext),
-                  detached: send.detached ?? false,
-                  repeatable,
-                  redelivered,
-                  onOutput: send.onOutput
-                }
-                return exchange(target, session, request, send)
+                const asked = requestOf(prepared.payload, launch, letter, send, fiber.currentContext)
+                return exchange(target, session, asked, send)
               }),
               (reply): Delivered<Reply> => ({
                 _tag: "Delivered",
@@ -659,17 +649,10 @@ export const make = <Request, Reply, Failure, Broadcast>(
             const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
             if (isOwn) own ??= encodeLaunch(currentLaunch())
             const ask = (payload: unknown) => {
-              const asking: Secondary.Request = {
-                id: `${name}.${++count}`,
-                payload,
-                launch: isOwn ? own : encodeLaunch(launchOf(request, options.launch)),
-                trace: traceOf(fiber.currentContext),
-                detached: options.detached ?? false,
-                repeatable: false,
-                redelivered: false,
-                onOutput: options.onOutput
-              }
-              return exchange(target, session, asking, options)
+              const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
+              const letter = { message: `${name}.${++count}`, repeatable: false, redelivered: false }
+              const asked = requestOf(payload, launch, letter, options, fiber.currentContext)
+              return exchange(target, session, asked, options)
             }
             return Contract.match(encode(request), { onFailure: Effect.fail, onSuccess: ask })
           }),
@@ -721,6 +704,23 @@ const letterOf = ({ delivery }: SendOptions): Letter => ({
   message: randomUUID(),
   repeatable: delivery === "at-least-once",
   redelivered: false
+})
+
+const requestOf = (
+  payload: unknown,
+  launch: Message.Request["launch"],
+  { message, redelivered, repeatable }: Letter,
+  { detached = false, onOutput }: SendOptions,
+  context: Context.Context<never>
+): Secondary.Request => ({
+  id: message,
+  payload,
+  launch,
+  trace: traceOf(context),
+  detached,
+  repeatable,
+  redelivered,
+  onOutput
 })
 
 // Whether it goes out once more although a primary may have had it.

@@ -375,17 +375,15 @@ const converse = Effect.fnUntraced(function* (
     if (call.result !== undefined) return
     calls.delete(call.id)
     call.sending?.unsafeInterruptAsFork(FiberId.none)
-    const result = call.conclude?.(known) ?? known
-    call.result = result
-    call.resume?.(result)
+    const { conclude, resume } = call
+    const result = conclude?.(known) ?? known
+    resume?.(result)
     // As in `Primary`: nothing may hold what the map has held.
-    call.frame = nothing
+    call.result = resume === undefined ? result : Effect.void
+    call.resume = undefined
     call.conclude = undefined
+    call.frame = nothing
     call.onOutput = undefined
-    if (call.resume !== undefined) {
-      call.result = Effect.void
-      call.resume = undefined
-    }
     next()
   }
   const fail = (call: Call, error: TimeoutError | ProtocolError) => finish(call, Exit.fail(error))
@@ -589,6 +587,8 @@ const converse = Effect.fnUntraced(function* (
   const interrupt = (call: Call) =>
     Effect.suspend(() => {
       if (call.result !== undefined || over !== undefined) return Effect.void
+      // Nobody asks any more what it means.
+      call.conclude = undefined
       const leave = Effect.sync(() => finish(call, Exit.interrupt(FiberId.none)))
       if (call.tag !== "Request" || call.detached) return leave
       const stop = Effect.zipRight(say({ _tag: "Interrupt", id: call.id }), Effect.ignore(outcome(call)))

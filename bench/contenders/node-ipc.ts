@@ -7,12 +7,7 @@
  */
 import { join } from "node:path"
 import ipc from "node-ipc"
-import { answer, converse, micros, tell } from "../jobs.js"
-
-interface Message {
-  readonly id: number
-  readonly text: string
-}
+import { answer, converse, correlate, type Message, micros, tell } from "../jobs.js"
 
 const [directory = "", mode] = process.argv.slice(2)
 const path = join(directory, "ipc.sock")
@@ -28,19 +23,8 @@ if (mode === "primary") {
 } else {
   ipc.connectTo("primary", path, () => {
     const primary = ipc.of.primary
-    const waiting = new Map<number, (text: string) => void>()
-    let last = 0
-    primary.on("echo", ({ id, text }: Message) => {
-      const resolve = waiting.get(id)!
-      waiting.delete(id)
-      resolve(text)
-    })
-    const send = (text: string) =>
-      new Promise<string>((resolve) => {
-        const id = ++last
-        waiting.set(id, resolve)
-        primary.emit("echo", { id, text })
-      })
+    const { receive, send } = correlate((message) => primary.emit("echo", message))
+    primary.on("echo", receive)
     primary.on("connect", () => answer(converse(send)))
   })
 }
