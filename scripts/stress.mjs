@@ -40,8 +40,10 @@ const usual = values.soak ? ["test/soak.test.ts"] : [...new Set([...scaling, ...
 const files = positionals.length > 0 ? positionals : usual
 const report = join(root, ".build/stress.jsonl")
 const results = join(root, ".build/stress.json")
+// The logs of processes whose history contradicts itself; those of the canaries, too.
+const logs = join(root, ".build/stress-logs")
 mkdirSync(join(root, ".build"), { recursive: true })
-for (const file of [report, results]) rmSync(file, { force: true })
+for (const path of [report, results, logs]) rmSync(path, { recursive: true, force: true })
 
 console.log(`stress: ${seconds} s, seed ${seed}, ${files.join(" ")}`)
 const started = performance.now()
@@ -55,6 +57,7 @@ const { status } = spawnSync("npx", ["vitest", "run", "--no-file-parallelism", .
     STRESS_SECONDS: String(seconds),
     STRESS_SEED: String(seed),
     STRESS_REPORT: report,
+    STRESS_LOGS: logs,
     ...(values.soak ? { STRESS_SOAK: "1" } : undefined)
   }
 })

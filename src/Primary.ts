@@ -117,8 +117,8 @@ interface Entry {
   readonly owner: Peer
   readonly launch: Message.Launch
   watchers: ReadonlyArray<Peer>
-  // On the monotonic clock: it must not start after that.
-  readonly expires: number
+  // On the monotonic clock, where it waits for a handler: it must not start after that.
+  expires: number
   state: "pending" | "running" | "ended"
   fiber: Fiber.RuntimeFiber<void> | undefined
   interrupted: boolean
@@ -197,8 +197,15 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
 
   // Most frames go at once, without an effect.
   const isSent = (peer: Peer, frame: Uint8Array): boolean => !peer.connected || peer.connection.offer?.(frame) === true
+  // Who missed one of them is told nothing more, least of all that nothing was done.
   const send = (peer: Peer, frame: Uint8Array): Effect.Effect<void> =>
-    isSent(peer, frame) ? Effect.void : Effect.ignore(peer.connection.send(frame))
+    isSent(peer, frame)
+      ? Effect.void
+      : Effect.catchAll(peer.connection.send(frame), () =>
+          Effect.sync(() => {
+            peer.connected = false
+          })
+        )
 
   // Now, as far as the transport takes it at once.
   const tell = (peer: Peer, message: Message.Message): Effect.Effect<void> =>
@@ -248,10 +255,10 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       for (const peer of watchers) peer.onAnswered?.()
       if (running === 0) for (const resume of [...idling]) resume()
     }
-    let sending: Effect.Effect<void>
+    let reply: (peer: Peer) => Effect.Effect<void>
     if (given._tag === "Malformed") {
       settle(entry, "struck")
-      sending = refuse(owner, id, "Malformed", given.detail)
+      reply = (peer) => refuse(peer, id, "Malformed", given.detail)
     } else {
       const encoded = encodeExit(id, given.exit, owner.encoding)
       const exit = encoded === undefined ? defect("the reply cannot be written as JSON") : given.exit
@@ -259,12 +266,12 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       const isSmall = frame.byteLength <= Math.min(rememberedExitBytes, config.maxFrameBytes / 2)
       settle(entry, "done", isSmall ? exit : undefined)
       handled++
-      const reply = (peer: Peer) => send(peer, fitting(peer, id, frame))
-      sending =
-        watchers.length === 0
-          ? reply(owner)
-          : Effect.forEach([owner, ...watchers], reply, { concurrency: "unbounded", discard: true })
+      reply = (peer) => send(peer, fitting(peer, id, frame))
     }
+    const sending =
+      watchers.length === 0
+        ? reply(owner)
+        : Effect.forEach([owner, ...watchers], reply, { concurrency: "unbounded", discard: true })
     // It went at once, as most do.
     if (sending === Effect.void) {
       sent()
@@ -337,10 +344,6 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   }
 
   const now = () => Number(clock.unsafeCurrentTimeNanos() / 1_000_000n)
-  // How much time is left only the wall clock tells; what passes from then on a jump of it does not change.
-  const expiryOf = ({ deadline }: Message.Request) =>
-    deadline === undefined ? Number.POSITIVE_INFINITY : now() + deadline - clock.unsafeCurrentTimeMillis()
-
   const onRequest = (peer: Peer, request: Message.Request): Effect.Effect<void> => {
     const { id } = request
     // Also where it is refused: the next one may count on it.
@@ -356,15 +359,16 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     if (closing !== undefined) return refuse(peer, id, closing)
     // Answers that the peer has already taken may count as unsent for a moment: that is no reason to refuse its next ones.
     if (peer.open.size >= config.maxInFlight || peer.unsent >= 2 * config.maxInFlight) return refuse(peer, id, "Busy")
-    const expires = expiryOf(request)
-    if (expires < now()) return refuse(peer, id, "Expired")
+    const { deadline = Number.POSITIVE_INFINITY } = request
+    const left = deadline - clock.unsafeCurrentTimeMillis()
+    if (left < 0) return refuse(peer, id, "Expired")
     const entry: Entry = {
       id,
       request,
       owner: peer,
       launch: peer.launch,
       watchers: nobody,
-      expires,
+      expires: Number.POSITIVE_INFINITY,
       state: "pending",
       fiber: undefined,
       interrupted: false
@@ -372,6 +376,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     requests.set(id, entry)
     peer.open.add(entry)
     if (run !== undefined) return start(entry)
+    // How much time is left only the wall clock tells; what passes from now on a jump of it does not change.
+    entry.expires = now() + left
     pending.add(entry)
     return tell(peer, { _tag: "Starting", id })
   }
@@ -564,7 +570,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         Effect.catchAll((error) =>
           connection.recovered === true && error !== "Malformed" ? answered(peer) : Effect.fail(error)
         ),
-        Effect.onInterrupt(() => (peer.open.size + peer.unsent === 0 ? dismiss : Effect.void))
+        Effect.onInterrupt(() => (peer.connected && peer.open.size + peer.unsent === 0 ? dismiss : Effect.void))
       ),
       disconnect(peer)
     )
@@ -704,6 +710,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       return Effect.forEach(
         [...pending],
         (entry) => {
+          // Those before it may have had it struck off.
+          if (entry.state !== "pending") return Effect.void
           if (entry.expires >= now()) return Effect.forkIn(start(entry), scope)
           settle(entry, "struck")
           const { id, owner } = entry

@@ -1,5 +1,19 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Deferred, Duration, Effect, Exit, Fiber, FiberId, Layer, Ref, Schema, Scope } from "effect"
+import {
+  Cause,
+  Clock,
+  Deferred,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  FiberId,
+  Layer,
+  ParseResult,
+  Ref,
+  Schema,
+  Scope
+} from "effect"
 import { type Instance, Message, Primary, SingleInstance, TestSingleInstance } from "effect-single-instance"
 import { Endpoint } from "effect-single-instance/Endpoint"
 import { InstanceId } from "effect-single-instance/InstanceId"
@@ -566,6 +580,38 @@ describe("the primary's side", () => {
     }).pipe(Effect.provide(simulated()))
   )
 
+  it.scoped("tells all who asked about a request that it could not be read", () =>
+    Effect.gen(function* () {
+      class Slow extends SingleInstance.Tag<Slow>()("test.slow", {
+        request: Schema.transformOrFail(Schema.String, Schema.String, {
+          decode: (text, _, ast) =>
+            Effect.zipRight(Effect.sleep("1 seconds"), ParseResult.fail(new ParseResult.Type(ast, text))),
+          encode: ParseResult.succeed
+        })
+      }) {}
+      const process = yield* member(Slow)
+      yield* Slow.enforce({
+        request: "first",
+        primary: (primary) =>
+          Effect.zipRight(
+            primary.serve(() => Effect.void),
+            Effect.never
+          )
+      }).pipe(Effect.provide(process.context), abandoned)
+      yield* settle
+      const [peer, other] = yield* Effect.all([secondary(Slow.key), secondary(Slow.key)])
+      yield* peer.say(request("1", "unreadable"))
+      yield* peer.expect("Accepted")
+      yield* other.say({ _tag: "Status", id: "1", strike: true })
+      assert.strictEqual((yield* other.expect("State")).state, "running")
+      yield* elapse("1001 millis")
+      for (const each of [peer, other]) {
+        const { id, reason } = yield* each.expect("Refused")
+        assert.deepStrictEqual([id, reason], ["1", "Malformed"])
+      }
+    }).pipe(Effect.provide(simulated()))
+  )
+
   it.scoped("remembers small exits, and of large ones that there was one", () =>
     Effect.gen(function* () {
       yield* leading((text) => Effect.succeed("x".repeat(Number(text))))
@@ -1024,6 +1070,62 @@ describe("the primary's side", () => {
         yield* primary.serve(handler)
         yield* settle
         assert.deepStrictEqual(seen, [])
+      }).pipe(Effect.provide(simulated()))
+    )
+
+    it.scoped("denies nothing to whom it could not send an answer", () =>
+      Effect.gen(function* () {
+        const { handler, seen } = yield* observed
+        const protocols = (own: Protocol["Type"]) => [
+          Layer.succeed(Protocol, {
+            ...own,
+            listen: (options: ListenOptions) =>
+              Effect.map(own.listen(options), (listener) => ({
+                ...listener,
+                accept: Effect.map(listener.accept, ({ offer: _, ...connection }) => ({
+                  ...connection,
+                  send: (frame: Uint8Array) =>
+                    Buffer.from(frame).includes('"Exit"') ? Effect.fail(full) : connection.send(frame)
+                }))
+              }))
+          })
+        ]
+        const full = new ProtocolError({ reason: "Busy", protocol: "memory", detail: "full", outcome: "NotDelivered" })
+        const { fiber } = yield* leading(handler, { protocols })
+        const [peer, idle] = yield* Effect.all([secondary(Work.key), secondary(Work.key)])
+        yield* peer.say(request("1", "a"))
+        yield* settle
+        assert.deepStrictEqual(seen, ["a"])
+        yield* Effect.fork(Fiber.interrupt(fiber))
+        yield* settle
+        // Nothing of theirs was looked at.
+        assert.deepStrictEqual(yield* idle.rest, [{ _tag: "Refused", reason: "ShuttingDown" }])
+        assert.deepStrictEqual(yield* peer.rest, [])
+      }).pipe(Effect.provide(simulated()))
+    )
+
+    it.scoped("starts nothing that was refused while others were started", () =>
+      Effect.gen(function* () {
+        const seen: Array<string> = []
+        const { primary } = yield* leading()
+        const peer = yield* secondary(Work.key)
+        for (const id of ["1", "2"]) yield* peer.say(request(id, id))
+        assert.deepStrictEqual(tags(yield* peer.heard), ["Starting", "Starting"])
+        const handler: WorkHandler = (text) => {
+          seen.push(text)
+          Effect.runFork(primary.shutdown)
+          return Effect.succeed(text)
+        }
+        yield* primary.serve(handler)
+        yield* settle
+        assert.deepStrictEqual(
+          (yield* peer.heard).map((message) => [message._tag, (message as any).id]),
+          [
+            ["Exit", "1"],
+            ["Refused", "2"]
+          ]
+        )
+        assert.deepStrictEqual(seen, ["1"])
       }).pipe(Effect.provide(simulated()))
     )
 

@@ -7,7 +7,7 @@ import * as fs from "node:fs"
 import { createRequire } from "node:module"
 import type * as net from "node:net"
 import { tmpdir, userInfo } from "node:os"
-import { join } from "node:path"
+import { basename, dirname, join } from "node:path"
 import { NodeContext } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
 import { Cause, Effect, Either, Exit, type Scope } from "effect"
@@ -147,11 +147,22 @@ export const kindsOver = (...names: ReadonlyArray<ProtocolName>): ReadonlyArray<
 /** The same over the platform's chain. */
 export const kindsOfPrimary: ReadonlyArray<string> = kindsOver(...protocols().map(({ name }) => name as ProtocolName))
 
+/** A stress run keeps what a violation is explained with, since the same seed need not show it again. */
+const keepLogs = (logs: string, exit: Exit.Exit<unknown, unknown>): void => {
+  const kept = process.env.STRESS_LOGS
+  if (kept === undefined || Exit.isSuccess(exit) || Cause.isInterruptedOnly(exit.cause)) return
+  fs.cpSync(logs, join(kept, basename(dirname(logs))), { recursive: true })
+}
+
 /** A place for one test: an id, a directory and logs of its own, all removed with the scope. */
 export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(function* () {
   const base = yield* Effect.acquireRelease(
     Effect.sync(() => fs.mkdtempSync(join(tmpdir(), "esi-"))),
-    (base) => Effect.promise(() => fs.promises.rm(base, { recursive: true, force: true, maxRetries: 20 }))
+    (base, exit) =>
+      Effect.promise(async () => {
+        keepLogs(join(base, "logs"), exit)
+        await fs.promises.rm(base, { recursive: true, force: true, maxRetries: 20 })
+      })
   )
   const id = `arena ${randomUUID()}`
   const directory = join(base, "directory")
