@@ -21,6 +21,7 @@ import { commonWire, type Endpoint } from "./Endpoint.js"
 import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { firstOf } from "./internal/fallback.js"
+import { addFinalizer } from "./internal/finalizer.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
 import * as Message from "./Message.js"
@@ -495,11 +496,13 @@ const converse = Effect.fnUntraced(function* (
         [...calls.values()],
         (call) =>
           Effect.map(takeBack(call), (withdrawn) => {
+            // A mailbox outlives a primary that takes nothing more: the next one has what cannot be taken back.
+            const doubted = withdraw === undefined ? lost.outcome : "Unknown"
             const outcome =
               call.tag === "Status" || call.accepted
                 ? "Unknown"
                 : call.tag === "Request" && !withdrawn
-                  ? lost.outcome
+                  ? doubted
                   : "NotDelivered"
             fail(call, new ProtocolError({ ...lost, outcome }))
           }),
@@ -571,7 +574,7 @@ const converse = Effect.fnUntraced(function* (
     ticked = clock.unsafeCurrentTimeMillis()
     ticking = fork(ticks)
   }
-  yield* Effect.addFinalizer(() =>
+  yield* addFinalizer(() =>
     Effect.suspend(() => {
       ticking?.unsafeInterruptAsFork(FiberId.none)
       return end(failed("Disconnected", "the conversation is over", "Unknown"))

@@ -17,7 +17,7 @@ import {
 import { type Instance, Message, Primary, SingleInstance, TestSingleInstance } from "effect-single-instance"
 import { Endpoint } from "effect-single-instance/Endpoint"
 import { InstanceId } from "effect-single-instance/InstanceId"
-import { type ListenOptions, Protocol } from "effect-single-instance/Protocol"
+import { type ConnectOptions, type ListenOptions, Protocol } from "effect-single-instance/Protocol"
 import type { ConfigOptions } from "effect-single-instance/SingleInstanceConfig"
 import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
 import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
@@ -1276,7 +1276,7 @@ describe("the primary's side", () => {
 })
 
 /** A session with a puppet, and the puppet's end of it. */
-const session = (options: ConfigOptions = {}, welcome?: Partial<typeof Message.Welcome.Type>) =>
+const session = (options: MemberOptions = {}, welcome?: Partial<typeof Message.Welcome.Type>) =>
   Effect.gen(function* () {
     const puppeteer = yield* puppet(Work.key)
     const process = yield* member(Work, options)
@@ -1990,6 +1990,33 @@ describe("the secondary's side", () => {
           // The second connection was for the question only.
           assert.deepStrictEqual(yield* again.rest, [])
           assertProtocol(yield* Effect.flip(client.send("b")), "Disconnected", "NotDelivered")
+        }).pipe(Effect.provide(simulated()))
+      )
+    }
+
+    for (const [result, outcome, isWithdrawn] of [
+      ["back", "NotDelivered", true],
+      ["not back, as the next one may have it", "Unknown", false]
+    ] as const) {
+      it.scoped(`of a mailbox whose primary takes nothing more: what it was sent comes ${result}`, () =>
+        Effect.gen(function* () {
+          const protocols = (own: Protocol["Type"]) => [
+            Layer.succeed(Protocol, {
+              ...own,
+              connect: (address: string, options: ConnectOptions) =>
+                Effect.map(own.connect(address, options), (connection) => ({
+                  ...connection,
+                  withdraw: () => Effect.succeed(isWithdrawn)
+                }))
+            })
+          ]
+          const { client, peer, puppeteer } = yield* session({ protocols })
+          const sending = yield* started(client.send("a"))
+          yield* peer.expect("Request")
+          yield* peer.say({ _tag: "Refused", reason: "ShuttingDown" })
+          yield* settle
+          yield* puppeteer.crash
+          assertProtocol(yield* failureIn(sending), "ShuttingDown", outcome)
         }).pipe(Effect.provide(simulated()))
       )
     }

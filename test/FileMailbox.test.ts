@@ -106,7 +106,8 @@ describe("FileMailbox", () => {
       const conversations = [yield* accept(next), yield* accept(next)]
       const recovered = conversations.find(({ connection }) => connection.recovered === true)
       const fresh = conversations.find(({ connection }) => connection.recovered !== true)
-      assert.deepStrictEqual(recovered?.frames, ["hello", "taken"])
+      recovered!.frames.push(...(yield* words(recovered!.connection)))
+      assert.deepStrictEqual(recovered!.frames, ["hello", "taken"])
       assert.deepStrictEqual(fresh?.frames, ["hello", "left"])
       // Whatever answers, the sender hears it.
       yield* recovered!.connection.send(text("unknown"))
@@ -179,6 +180,21 @@ describe("FileMailbox", () => {
       )
       const found = yield* Effect.repeat(Effect.scoped(looking), { times: 9, until: ({ both }) => both > 0 })
       assert.isAbove(found.both, 0)
+    })
+  )
+
+  it.scopedLive("has taken only what was asked for: the rest can be taken back", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const listener = yield* listen()
+      const connection = yield* connect(listener.address)
+      const [hello, ...rest] = ["hello", "a", "b"].map(text)
+      for (const frame of [hello!, ...rest]) yield* connection.send(frame)
+      const far = yield* listener.accept
+      assert.deepStrictEqual(yield* words(far), ["hello"])
+      assert.isFalse(yield* connection.withdraw!(hello!))
+      assert.deepStrictEqual(fs.readdirSync(mail).filter((name) => /^n\./.test(name)).length, 2)
+      for (const frame of rest) assert.isTrue(yield* connection.withdraw!(frame))
     })
   )
 
@@ -269,7 +285,8 @@ describe("FileMailbox", () => {
       const next = yield* listen()
       const own = yield* child
       const { connection, frames } = yield* Scope.extend(accept(next), own)
-      assert.deepStrictEqual([connection.recovered, frames], [true, ["hello", "taken"]])
+      assert.deepStrictEqual([connection.recovered, frames], [true, ["hello"]])
+      assert.deepStrictEqual(yield* words(connection), ["taken"])
       assert.strictEqual((yield* Effect.flip(connection.receive)).reason, "Disconnected")
       yield* Effect.ignore(connection.send(text("unknown")))
       yield* Scope.close(own, Exit.void)

@@ -3,9 +3,15 @@
  * that it accepted, as its own listener counts them; each peer is a process of its own, and is killed with some
  * connections open, half of them amid a handler, and others just being opened and closed.
  */
-import { assert, describe } from "@effect/vitest"
-import { Effect } from "effect"
+
+import { NodeContext } from "@effect/platform-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Deferred, Effect, Layer, Schema } from "effect"
+import { type Instance, SingleInstance } from "effect-single-instance"
+import { Protocol } from "effect-single-instance/Protocol"
+import { protocol as named } from "../src/internal/platform.js"
 import { crossing, itNeeds, needs } from "./contenders.js"
+import { temporary } from "./contract/Protocol.js"
 import type { Leak, Measure, Options } from "./fixtures/measured-primary.js"
 import { makePrimary, untilLong } from "./measured.js"
 import { isStress, reported, scaled } from "./stress.js"
@@ -104,4 +110,70 @@ describe("a primary holds no more than before", () => {
       })
     )
   }
+})
+
+class Rounds extends SingleInstance.Tag<Rounds>()("test.rounds", { request: Schema.String, reply: Schema.String }) {}
+
+class Other extends Context.Tag("Other")<Other, object>() {}
+
+/** How much of other fibers the current one has taken over for each of its references. */
+const taken = Effect.map(Effect.getFiberRefs, ({ locals }) =>
+  Math.max(...Array.from(locals.values(), (stack) => stack.length))
+)
+
+/** The same after one round and after a few more. */
+const growth = <E, R>(round: Effect.Effect<unknown, E, R>) =>
+  Effect.gen(function* () {
+    yield* round
+    const before = yield* taken
+    yield* Effect.repeatN(round, 4)
+    return (yield* taken) - before
+  })
+
+describe("a fiber keeps nothing of each round in which it", () => {
+  const serving = (primary: Instance.Primary<string, string, never>) => primary.serve(Effect.succeed)
+  const leads = Rounds.enforce({ request: "a", primary: serving })
+  const standsBy = Rounds.standby({ request: "a", primary: serving })
+  const sends = Effect.flatMap(Rounds, (instance) => instance.send("a"))
+  const connects = Effect.flatMap(Rounds, (instance) =>
+    Effect.scoped(Effect.flatMap(instance.connect, (client) => client.send("a")))
+  )
+  for (const name of crossing) {
+    const layerIn = (directory: string) =>
+      Rounds.layer({ directory, protocol: Layer.succeed(Protocol, named(name)), fallback: "none" })
+    for (const [does, round] of Object.entries({ leads, "stands by": standsBy })) {
+      it.scopedLive(`${does} over ${name}`, () =>
+        Effect.gen(function* () {
+          const layer = layerIn(yield* temporary)
+          assert.strictEqual(yield* Effect.provide(growth(round), layer), 0)
+        }).pipe(Effect.provide(NodeContext.layer))
+      )
+    }
+    for (const [does, round] of Object.entries({ sends, connects })) {
+      it.scopedLive(`${does} over ${name}`, () =>
+        Effect.gen(function* () {
+          const layer = layerIn(yield* temporary)
+          const ready = yield* Deferred.make<void>()
+          yield* Rounds.enforce({
+            request: "a",
+            primary: (primary) =>
+              serving(primary).pipe(Effect.zipRight(Deferred.succeed(ready, undefined)), Effect.zipRight(Effect.never))
+          }).pipe(Effect.provide(layer), Effect.forkScoped)
+          yield* Deferred.await(ready)
+          assert.strictEqual(yield* Effect.provide(growth(round), layer), 0)
+        }).pipe(Effect.provide(NodeContext.layer))
+      )
+    }
+  }
+
+  it.scopedLive("would if a finalizer were added in the way of Effect", () =>
+    Effect.gen(function* () {
+      const acquired = Effect.provideService(
+        Effect.addFinalizer(() => Effect.void),
+        Other,
+        {}
+      )
+      assert.isAbove(yield* growth(Effect.scoped(Effect.timeout(acquired, "1 seconds"))), 0)
+    })
+  )
 })

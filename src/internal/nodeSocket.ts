@@ -14,6 +14,7 @@ import type * as Scope from "effect/Scope"
 import { type Connection, type Listener, maxStrangerBytes } from "../Protocol.js"
 import { ProtocolError } from "../SingleInstanceError.js"
 import * as errno from "./errno.js"
+import { addFinalizer } from "./finalizer.js"
 import * as framing from "./framing.js"
 
 // Undelivered frames above either mark pause the socket until they are taken; from a stranger fewer bytes do.
@@ -361,7 +362,7 @@ export const connect = (
       socket.once("error", (cause) => settle(Effect.fail(connectError(options, cause))))
       socket.once("close", () => settle(Effect.fail(error(options, "Unreachable", "NotDelivered", "it was closed"))))
       const { close, connection, leave } = make(socket, options)
-      yield* Effect.addFinalizer(() => leave)
+      yield* addFinalizer(() => leave)
       yield* restore(Deferred.await(connected)).pipe(Effect.onError(() => close))
       return connection
     })
@@ -414,7 +415,7 @@ export const listen = (
         }
         wake()
       })
-      yield* Effect.addFinalizer(() =>
+      yield* addFinalizer(() =>
         Effect.sync(() => {
           closed = true
           // Its callback would wait for the connections, which are closed by the scopes that accepted them.
@@ -447,7 +448,7 @@ export const listen = (
           const { close, connection } = make(channel, options, () => strangers.delete(channel))
           channel.resume()
           return Effect.as(
-            Effect.addFinalizer(() => close),
+            addFinalizer(() => close),
             connection
           )
         })

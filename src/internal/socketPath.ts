@@ -6,6 +6,7 @@
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as boundPath from "./boundPath.js"
+import { acquireRelease } from "./finalizer.js"
 
 /**
  * A path of `name` in `directory` to bind or connect a socket with. It means that very file while the scope is open, and
@@ -22,7 +23,7 @@ export const shortPath = (
   platform: NodeJS.Platform = process.platform
 ): Effect.Effect<string, NodeJS.ErrnoException, Scope.Scope> =>
   Effect.map(
-    Effect.acquireRelease(
+    acquireRelease(
       Effect.try({
         try: () => boundPath.open(directory, name, platform),
         catch: (cause) => cause as NodeJS.ErrnoException

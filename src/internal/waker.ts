@@ -4,6 +4,7 @@
 import * as fs from "node:fs"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+import { acquireRelease } from "./finalizer.js"
 
 const firstMillis = 10
 // What no hint tells of, such as the end of a process, may be known this much later.
@@ -24,7 +25,7 @@ export const make = (directory: string): Effect.Effect<Waker, never, Scope.Scope
       hinted = true
       wake?.()
     }
-    yield* Effect.acquireRelease(
+    yield* acquireRelease(
       Effect.sync(() => {
         try {
           return fs.watch(directory, hint).on("error", hint)

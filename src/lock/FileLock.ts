@@ -24,6 +24,7 @@ import {
 } from "../InstanceLock.js"
 import * as InstanceRecord from "../InstanceRecord.js"
 import { keepIf } from "../internal/childScope.js"
+import { addFinalizer } from "../internal/finalizer.js"
 import type { Proof } from "../Liveness.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
@@ -163,7 +164,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
     version: string | null
   ): Effect.fn.Return<Candidature, FileFailure, Scope.Scope> {
     const nonce = yield* files.random(16)
-    yield* Effect.addFinalizer(() => Effect.ignore(directory.unlink(`t.${nonce}`)))
+    yield* addFinalizer(() => Effect.ignore(directory.unlink(`t.${nonce}`)))
     const witness = yield* directory.openWitness(nonce)
     const now = yield* Clock.currentTimeMillis
     const own: Candidature = {
@@ -186,7 +187,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
         endpoints: []
       })
     }
-    yield* Effect.addFinalizer(() => release(own))
+    yield* addFinalizer(() => release(own))
     return own
   })
 

@@ -14,6 +14,7 @@ import type { InstanceId } from "../InstanceId.js"
 import { type Candidate, InstanceLock, ownerOf, type Verdict } from "../InstanceLock.js"
 import { InstanceRecord, isSameProcess } from "../InstanceRecord.js"
 import { keepIf } from "../internal/childScope.js"
+import { addFinalizer } from "../internal/finalizer.js"
 import * as Liveness from "../Liveness.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
@@ -127,7 +128,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, MemoryStore | PidV
       const candidature = Effect.gen(function* () {
         const nonce = randomBytes(16).toString("hex")
         const key = randomBytes(32).toString("hex")
-        yield* Effect.addFinalizer(() => release(id, nonce))
+        yield* addFinalizer(() => release(id, nonce))
         const endpoints = yield* options.listen({ nonce, key, directory: null })
         const now = yield* Clock.currentTimeMillis
         const record = new InstanceRecord({

@@ -18,6 +18,7 @@ import { Witness } from "../InstanceRecord.js"
 import * as content from "../internal/content.js"
 import { verify } from "../internal/directory.js"
 import { code, isMissing } from "../internal/errno.js"
+import { acquireRelease, addFinalizer } from "../internal/finalizer.js"
 import { whileInUse } from "../internal/inUse.js"
 import * as locations from "../internal/location.js"
 import { PidVerifier } from "../PidVerifier.js"
@@ -106,7 +107,7 @@ const makeDirectory = Effect.fnUntraced(function* (
   const local = isLinux ? localTypes.has(type) : true
   // Reached through a descriptor, a socket's name is never longer than the system allows.
   const fd = isLinux
-    ? yield* Effect.acquireRelease(
+    ? yield* acquireRelease(
         attempt("open", directory, () =>
           fs.openSync(directory, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY | noFollow)
         ),
@@ -218,7 +219,7 @@ const listen = (
   socketPath: string,
   standing: () => fs.BigIntStats
 ): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
-  Effect.acquireRelease(
+  acquireRelease(
     Effect.async<{ server: net.Server; held: Set<net.Socket>; witness: Witness }, FileFailure>((resume) => {
       const held = new Set<net.Socket>()
       const server = net.createServer((socket) => {
@@ -252,7 +253,7 @@ const listen = (
   ).pipe(Effect.map(({ witness }) => witness))
 
 const holdLock = (name: string, file: string): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
-  Effect.acquireRelease(
+  acquireRelease(
     attempt("lock", name, () => {
       const { O_CREAT, O_EXCL, O_RDWR } = fs.constants
       const fd = fs.openSync(file, O_CREAT | O_EXCL | O_RDWR | exclusiveLock, 0o600)
@@ -337,7 +338,7 @@ const watch = (directory: string): Effect.Effect<Effect.Effect<void>, never, Sco
         // Too many watches: the periodic check does without.
       }
     }
-    yield* Effect.addFinalizer(() => Effect.sync(() => watcher?.close()))
+    yield* addFinalizer(() => Effect.sync(() => watcher?.close()))
     return Effect.async<void>((resume) => {
       if (watcher === undefined) open()
       waiting = () => {

@@ -12,6 +12,7 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as errno from "../internal/errno.js"
+import { addFinalizer } from "../internal/finalizer.js"
 import { whileInUse } from "../internal/inUse.js"
 import * as waker from "../internal/waker.js"
 import { type Connection, type Listener, maxStrangerBytes, Protocol } from "../Protocol.js"
@@ -436,7 +437,7 @@ class Side {
     if (this.inbox.length > 0) return Effect.succeed(this.inbox.splice(0))
     if (this.incoming.length > 0) {
       return Effect.zipRight(
-        this.options.numbering.lock.withPermits(1)(Effect.uninterruptible(this.takeSome)),
+        this.options.numbering.lock.withPermits(1)(Effect.uninterruptible(this.takeNext)),
         Effect.suspend(() => this.receive)
       )
     }
@@ -448,25 +449,22 @@ class Side {
     )
   })
 
-  private readonly takeSome: Effect.Effect<void> = Effect.gen(this, function* () {
-    let bytes = 0
-    while (this.incoming.length > 0 && bytes < windowBytes && this.inbox.length < windowFrames) {
+  // One at a time: what was not asked for yet can be withdrawn, and is still for the next primary.
+  private readonly takeNext: Effect.Effect<void> = Effect.gen(this, function* () {
+    while (this.incoming.length > 0 && this.inbox.length === 0) {
       const next = this.incoming[0]!
       const limit = this.trusted ? this.maxFrameBytes : Math.min(this.maxFrameBytes, maxStrangerBytes)
       const tooLarge = (size: number) =>
         this.fail(error("TooLarge", `the peer sent a frame of ${size} bytes, above the limit of ${limit}`, "Unknown"))
+      const name = yield* this.take
       // What introduces it is as large as a stranger's frame at most.
       if (next.size > limit + maxStrangerBytes + headerBytes) {
-        if (this.inbox.length > 0) return
-        const name = yield* this.take
         if (name !== undefined) yield* this.options.taken(name)
         return yield* tooLarge(next.size)
       }
-      const name = yield* this.take
       if (name === undefined) continue
       const mail = yield* read(this.folder, name)
       yield* this.options.taken(name)
-      bytes += next.size
       if (mail === undefined) return yield* this.fail(error("Malformed", `${next.name} holds no message`, "Unknown"))
       if (next.kind === "e") {
         this.over = true
@@ -762,7 +760,7 @@ const listen = (
         yield* tidy(folder)
       })
     }
-    yield* Effect.addFinalizer(() =>
+    yield* addFinalizer(() =>
       Effect.gen(function* () {
         yield* Effect.ignore(rename(folder, marker, closing))
         // Those that came until now are told.
@@ -791,7 +789,7 @@ const listen = (
         }
         const { close, recovered, side } = first
         return side.accept.pipe(
-          Effect.zipRight(Effect.addFinalizer(() => close)),
+          Effect.zipRight(addFinalizer(() => close)),
           Effect.as({ ...side.connection, recovered })
         )
       })
@@ -864,7 +862,7 @@ const connect = (
       }
       return found
     })
-    yield* Effect.addFinalizer(() =>
+    yield* addFinalizer(() =>
       Effect.gen(function* () {
         yield* side.leave
         const names = yield* list(folder)

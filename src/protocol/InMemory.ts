@@ -7,6 +7,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
+import { addFinalizer } from "../internal/finalizer.js"
 import { type Connection, type Listener, type ListenOptions, maxStrangerBytes, Protocol } from "../Protocol.js"
 import { ProtocolError } from "../SingleInstanceError.js"
 
@@ -162,7 +163,7 @@ const makeHost = (servers: Map<string, Server>): Host => {
       servers.set(address, server)
       process.servers.add(server)
       return Effect.as(
-        Effect.addFinalizer(() => Effect.sync(() => closeServer(server))),
+        addFinalizer(() => Effect.sync(() => closeServer(server))),
         { address, accept: accept(server) }
       )
     })
@@ -221,7 +222,7 @@ const accept = (server: Server): Listener["accept"] =>
 
 const scoped = (side: Side): Effect.Effect<Connection, never, Scope.Scope> =>
   Effect.as(
-    Effect.addFinalizer(() => Effect.sync(() => leave(side))),
+    addFinalizer(() => Effect.sync(() => leave(side))),
     makeConnection(side)
   )
 

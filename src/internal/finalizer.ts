@@ -1,0 +1,25 @@
+/**
+ * Finalizers that leave nothing behind in the fiber that runs them.
+ */
+import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+
+/**
+ * As `Effect.addFinalizer`, whose finalizers hand the fiber references of the fiber that added them to the one that closes
+ * the scope, where they stay: a program that launches or sends for days in one fiber would keep some of each round, as
+ * all that has a bound is acquired in a fiber of its own.
+ */
+export const addFinalizer = (
+  finalizer: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<unknown>
+): Effect.Effect<void, never, Scope.Scope> =>
+  Effect.flatMap(Effect.scope, (scope) =>
+    Scope.addFinalizerExit(scope, (exit) => Effect.uninterruptible(Effect.suspend(() => finalizer(exit))))
+  )
+
+/** As `Effect.acquireRelease`, with such a finalizer. */
+export const acquireRelease = <A, E, R>(
+  acquire: Effect.Effect<A, E, R>,
+  release: (acquired: A) => Effect.Effect<unknown>
+): Effect.Effect<A, E, R | Scope.Scope> =>
+  Effect.uninterruptible(Effect.tap(acquire, (acquired) => addFinalizer(() => release(acquired))))
