@@ -555,7 +555,12 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       closing === undefined
         ? Effect.void
         : Effect.timeoutOption(
-            Effect.interruptible(connection.send(Message.encode({ _tag: "Refused", reason: closing }))),
+            Effect.interruptible(
+              Effect.zipRight(
+                connection.giveBack ?? Effect.void,
+                connection.send(Message.encode({ _tag: "Refused", reason: closing }))
+              )
+            ),
             dismissMillis
           )
     ).pipe(Effect.ignore)

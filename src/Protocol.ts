@@ -66,6 +66,12 @@ export interface Connection {
   readonly withdraw?: ((frame: Uint8Array) => Effect.Effect<boolean>) | undefined
 
   /**
+   * Gives back to its sender, who may withdraw it, what came and was not received; takes nothing more. Of a transport that
+   * would hand it to the next primary otherwise.
+   */
+  readonly giveBack?: Effect.Effect<void> | undefined
+
+  /**
    * What arrives here was already taken once, by an earlier primary that has died since. Its end says only that this is all
    * of it: answers are still taken, until it is closed.
    */

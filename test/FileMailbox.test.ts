@@ -198,6 +198,36 @@ describe("FileMailbox", () => {
     })
   )
 
+  it.scopedLive("gives back what nobody looked at, and the next one never has it", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const own = yield* child
+      const first = yield* Scope.extend(listen(), own)
+      const connection = yield* connect(first.address)
+      const frames = ["hello", "looked at", "a", "b"].map(text)
+      for (const frame of frames) yield* connection.send(frame)
+      const far = yield* Scope.extend(first.accept, own)
+      assert.deepStrictEqual(yield* words(far), ["hello"])
+      assert.deepStrictEqual(yield* words(far), ["looked at"])
+      yield* Scope.close(own, Exit.void)
+      assert.strictEqual((yield* Effect.flip(connection.receive)).reason, "Disconnected")
+      const next = yield* listen()
+      const got = yield* Effect.fork(accept(next))
+      yield* Effect.sleep("500 millis")
+      assert.isNull(got.unsafePoll())
+      assert.deepStrictEqual(yield* Effect.forEach(frames, (frame) => connection.withdraw!(frame)), [
+        false,
+        false,
+        true,
+        true
+      ])
+      assert.deepStrictEqual(
+        fs.readdirSync(mail).filter((name) => /^[ncr]\./.test(name)),
+        []
+      )
+    })
+  )
+
   it.scopedLive("says that the mailbox is full, and has sent nothing", () =>
     Effect.gen(function* () {
       const { connect, listen, mail } = yield* setup

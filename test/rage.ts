@@ -30,7 +30,9 @@ export const rage = Effect.fnUntraced(function* (
       hold: 100,
       fate: { stall: 0.1, millis: 30, kill: 0.003 },
       config: { timeout: "5 seconds", helloTimeout: "2 seconds", drain: "500 millis" },
-      lock: options.lock
+      lock: options.lock,
+      // Some put the mailbox first, whose messages outlive a primary.
+      ...(random() < 0.3 ? { protocol: "file" as const, fallback: "unix" as const } : undefined)
     })
   )
   const present: Array<Contender> = []

@@ -73,13 +73,14 @@ export const layer: Layer.Layer<Protocol> = Layer.succeed(Protocol, {
 //   n.<nonce>.<lane>.<seq>.<kind><size>   a message to the listener of that nonce, new
 //   c.<nonce>.<lane>.<seq>.<kind><size>   taken by the listener of that nonce
 //   d.<lane>.<seq>.<kind><size>           an answer
+//   r.<lane>.<seq>.<kind><size>           a message given back, which nobody looked at
 //   t.<origin>.<random>                   being written
 // A lane is a connection: the sender's origin and a random part. An origin is a process: host, boot, pid namespace, pid.
 const sender = "[0-9a-f]{8}-[0-9a-f]{8}-\\d{1,20}-\\d{1,10}"
 const patterns = {
   marker: new RegExp(`^([lx])\\.([0-9a-f]{32})\\.(${sender})$`),
   mail: new RegExp(`^([nc])\\.([0-9a-f]{32})\\.((${sender})-[0-9a-f]{32})\\.(\\d{16})\\.([ofe])(\\d{1,10})$`),
-  answer: new RegExp(`^d\\.((${sender})-[0-9a-f]{32})\\.(\\d{16})\\.([ofe])(\\d{1,10})$`),
+  answer: new RegExp(`^[dr]\\.((${sender})-[0-9a-f]{32})\\.(\\d{16})\\.([ofe])(\\d{1,10})$`),
   draft: new RegExp(`^t\\.(${sender})\\.[0-9a-f]{32}$`)
 }
 
@@ -179,6 +180,12 @@ const rename = (folder: string, from: string, to: string): Effect.Effect<boolean
     Effect.catchIf(errno.isMissing, () => Effect.succeed(false))
   )
 
+// The name under which a message that was new or taken is given back.
+const returned = (name: string): string => `r${name.slice("n.".length + 32)}`
+
+/** What lies there for the sender of a lane. */
+const isFor = (lane: string) => (name: string) => /^[dr]\./.test(name) && name.startsWith(`${lane}.`, 2)
+
 // Whoever cleans up an empty mailbox may remove the folder at any time.
 const write = (folder: string, name: string, bytes: Uint8Array, durable: boolean): Effect.Effect<void, unknown> => {
   const draft = path.join(folder, `t.${origin()}.${random()}`)
@@ -268,6 +275,10 @@ class Side {
   private isSending = false
   // This side ended it, and said so: what the other has not taken yet is still for it.
   private failed = false
+  // What the inbox holds, under this name.
+  private held: string | undefined
+  // It takes nothing more.
+  private declined = false
 
   constructor(
     readonly folder: string,
@@ -284,6 +295,8 @@ class Side {
       readonly take: (incoming: Incoming) => Effect.Effect<string | undefined, unknown>
       /** What becomes of it when it was read. */
       readonly taken: (name: string) => Effect.Effect<void>
+      /** Whether what nobody looked at is given back. */
+      readonly returning: boolean
     }
   ) {}
 
@@ -300,7 +313,7 @@ class Side {
 
   /** What the folder holds for it now. */
   see(there: ReadonlyArray<Incoming>, names: ReadonlySet<string>): boolean {
-    const incoming = this.over ? [] : there.filter(({ order }) => order > this.last)
+    const incoming = this.over || this.declined ? [] : there.filter(({ order }) => order > this.last)
     const known = new Set(this.incoming.map(({ name }) => name))
     const isNew = incoming.some(({ name }) => !known.has(name))
     this.incoming = incoming
@@ -424,17 +437,22 @@ class Side {
           const name = this.names.get(frame)
           if (name === undefined) return Effect.succeed(true)
           const draft = `t.${origin()}.${random()}`
-          return Effect.zipLeft(
-            Effect.orElseSucceed(rename(this.folder, name, draft), () => false),
-            remove(this.folder, draft)
-          )
+          const take = (from: string) => Effect.orElseSucceed(rename(this.folder, from, draft), () => false)
+          const taken = Effect.if(take(name), {
+            onTrue: () => Effect.succeed(true),
+            onFalse: () => take(returned(name))
+          })
+          return Effect.zipLeft(taken, remove(this.folder, draft))
         })
       )
       .pipe(Effect.uninterruptible)
 
   // What was read stays in the inbox until it is handed over: who is interrupted meanwhile loses nothing.
   readonly receive: Connection["receive"] = Effect.suspend(() => {
-    if (this.inbox.length > 0) return Effect.succeed(this.inbox.splice(0))
+    if (this.inbox.length > 0) {
+      this.held = undefined
+      return Effect.succeed(this.inbox.splice(0))
+    }
     if (this.incoming.length > 0) {
       return Effect.zipRight(
         this.options.numbering.lock.withPermits(1)(Effect.uninterruptible(this.takeNext)),
@@ -471,6 +489,7 @@ class Side {
         return this.lose(error("Disconnected", "the peer closed the connection", "Unknown"))
       }
       if (next.kind === "o") continue
+      this.held = name
       if (!this.introduced && mail.introduction.length > 0) this.inbox.push(mail.introduction)
       this.introduced = true
       if (mail.frame.length > limit) return yield* tooLarge(mail.frame.length)
@@ -501,11 +520,32 @@ class Side {
       return Effect.ignore(this.post("e", none))
     })
 
+  private readonly decline: Effect.Effect<void> = Effect.suspend(() => {
+    const { held } = this
+    this.declined = true
+    this.held = undefined
+    this.inbox = []
+    this.incoming = []
+    return this.options.returning
+      ? Effect.flatMap(list(this.folder), (names) =>
+          Effect.forEach(
+            names.filter((name) => {
+              const [, state, , lane, , , kind] = patterns.mail.exec(name) ?? []
+              return name === held || (state === "n" && lane === this.lane && kind === "f")
+            }),
+            (name) => Effect.ignore(rename(this.folder, name, returned(name))),
+            { discard: true }
+          )
+        )
+      : Effect.void
+  })
+
   get connection(): Connection {
     return {
       vouched: true,
       send: this.send,
       receive: this.receive,
+      giveBack: this.options.numbering.lock.withPermits(1)(Effect.uninterruptible(this.decline)),
       trust: Effect.sync(() => {
         this.trusted = true
       })
@@ -516,10 +556,10 @@ class Side {
   readonly leave: Effect.Effect<void> = Effect.suspend(() =>
     this.options.numbering.lock.withPermits(1)(
       Effect.suspend(() => {
-        this.inbox = []
         if (this.failed) return Effect.void
         const closed = error("Disconnected", "this side closed the connection", "Unknown")
-        if (!this.over && this.lost === undefined) return this.fail(closed)
+        if (!this.over && this.lost === undefined) return Effect.zipRight(this.decline, this.fail(closed))
+        this.inbox = []
         // Nobody will take it.
         const leaving = Effect.forEach(this.outgoing.keys(), (name) => remove(this.folder, name), { discard: true })
         // Whoever is primary by now is told, for what it may have answered, or may still be about to.
@@ -606,7 +646,9 @@ const listen = (
         taken: (name) => {
           claims.push(name)
           return claims.length > keptClaims ? remove(folder, claims.shift()!) : Effect.void
-        }
+        },
+        // What a dead primary had taken it may have looked at.
+        returning: !recovered
       })
       const key = recovered ? `${lane} recovered` : lane
       const close = Effect.suspend(() => {
@@ -675,8 +717,7 @@ const listen = (
         if (incoming[0]!.kind === "e") {
           // Both sides ended it at the same time, or its sender left when an earlier primary had died.
           lanes.get(`${lane} recovered`)?.side.lose(error("Disconnected", "the peer closed the connection", "Unknown"))
-          const answers = names.filter((name) => name.startsWith(`d.${lane}.`))
-          for (const name of [incoming[0]!.name, ...answers]) yield* remove(folder, name)
+          for (const name of [incoming[0]!.name, ...names.filter(isFor(lane))]) yield* remove(folder, name)
           continue
         }
         const entered = enter(lane, false)
@@ -839,7 +880,8 @@ const connect = (
       numbering: makeNumbering(0),
       whole: false,
       take: ({ name }) => Effect.succeed(name),
-      taken: (name) => remove(folder, name)
+      taken: (name) => remove(folder, name),
+      returning: false
     })
     const wakes = yield* waker.make(folder)
     const scan = Effect.gen(function* () {
@@ -848,7 +890,8 @@ const connect = (
       let isAccepted = true
       for (const name of names) {
         const [, of, , order, kind, size] = patterns.answer.exec(name) ?? []
-        if (of === lane) mails.push({ name, order: order!, kind: kind as Kind, size: Number(size) })
+        if (of === lane && name.startsWith("d."))
+          mails.push({ name, order: order!, kind: kind as Kind, size: Number(size) })
         // The first one is claimed when somebody accepts.
         if (name.startsWith(`n.${to}.${lane}.${"0".repeat(16)}.`)) isAccepted = false
       }
@@ -870,7 +913,7 @@ const connect = (
         for (const name of names) {
           const [, , , of, , , kind] = patterns.mail.exec(name) ?? []
           // A message that nobody took may still be for the next primary.
-          const isLeft = name.startsWith(`d.${lane}.`) || (isAlone && of === lane && kind !== "f")
+          const isLeft = isFor(lane)(name) || (isAlone && of === lane && kind !== "f")
           if (isLeft) yield* remove(folder, name)
         }
         yield* tidy(folder)
