@@ -296,10 +296,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const encode = (request: Request | undefined): Effect.Effect<unknown, ProtocolError> =>
       codec.encodeRequest === undefined
         ? Effect.void
-        : Contract.match(codec.encodeRequest(request as Request), {
-            onFailure: (detail) => Effect.fail(invalid(detail)),
-            onSuccess: Either.right
-          })
+        : Contract.mapError(codec.encodeRequest(request as Request), invalid)
 
     const launchOf = (request: Request | undefined, given: LaunchOptions | undefined): Message.Launch => {
       if (codec.encodeRequest !== undefined || request === undefined) return currentLaunch(given)
@@ -440,9 +437,10 @@ export const make = <Request, Reply, Failure, Broadcast>(
       target: Secondary.Target,
       session: Secondary.Session,
       request: Secondary.Request,
-      { replyTimeout }: SendOptions
+      { replyTimeout }: SendOptions,
+      conclude = concluding(session)
     ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> => {
-      const delivering = Secondary.deliver(target, session, request, (encoded) => conclude(session, encoded))
+      const delivering = Secondary.deliver(target, session, request, conclude)
       if (replyTimeout === undefined) return delivering
       return Effect.timeoutFail(Effect.interruptible(delivering), {
         duration: replyTimeout,
@@ -459,10 +457,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
     }
 
     // What the handler's exit means to the sender.
-    const conclude = (
-      session: Secondary.Session,
-      encoded: Secondary.Reply
-    ): Effect.Effect<Reply, Failure | ProtocolError> => {
+    const concluding = (session: Secondary.Session) => {
       const failed = (reason: ProtocolError["reason"], detail: string, cause?: unknown) =>
         new ProtocolError({
           reason,
@@ -472,7 +467,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
           pid: session.primary.pid,
           ...(cause === undefined ? undefined : { cause })
         })
-      return Contract.conclude(codec, encoded, failed)
+      return (encoded: Secondary.Reply): Effect.Effect<Reply, Failure | ProtocolError> =>
+        Contract.conclude(codec, encoded, failed)
     }
 
     // Contends or looks, and uses the primary that is found: round after round while another one may end better, until
@@ -637,6 +633,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
       // Cheaper than a name of its own for each message.
       const name = randomUUID()
       let count = 0
+      const conclude = concluding(session)
       return {
         get primary() {
           return session.primary
@@ -652,7 +649,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
               const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
               const letter = { message: `${name}.${++count}`, repeatable: false, redelivered: false }
               const asked = requestOf(payload, launch, letter, options, fiber.currentContext)
-              return exchange(target, session, asked, options)
+              return exchange(target, session, asked, options, conclude)
             }
             return Contract.match(encode(request), { onFailure: Effect.fail, onSuccess: ask })
           }),

@@ -12,6 +12,7 @@ import * as ExecutionStrategy from "effect/ExecutionStrategy"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
+import * as FiberRefs from "effect/FiberRefs"
 import * as Runtime from "effect/Runtime"
 import * as RuntimeFlags from "effect/RuntimeFlags"
 import type { ExitEncoded } from "effect/Schema"
@@ -152,6 +153,9 @@ interface Peer {
   onAnswered: (() => void) | undefined
 }
 
+// A text is written into the transport's memory as it is.
+type Frame = Uint8Array | string
+
 // What is said to all, encoded once for each encoding.
 interface Said {
   readonly payload: unknown
@@ -197,12 +201,12 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   let run: ((entry: Entry) => Fiber.RuntimeFiber<void>) | undefined
 
   // Most frames go at once, without an effect.
-  const isSent = (peer: Peer, frame: Uint8Array): boolean => !peer.connected || peer.connection.offer?.(frame) === true
+  const isSent = (peer: Peer, frame: Frame): boolean => !peer.connected || peer.connection.offer?.(frame) === true
   // Who missed one of them is told nothing more, least of all that nothing was done.
-  const send = (peer: Peer, frame: Uint8Array): Effect.Effect<void> =>
+  const send = (peer: Peer, frame: Frame): Effect.Effect<void> =>
     isSent(peer, frame)
       ? Effect.void
-      : Effect.catchAll(peer.connection.send(frame), () =>
+      : Effect.catchAll(peer.connection.send(Message.bytesOf(frame)), () =>
           Effect.sync(() => {
             peer.connected = false
           })
@@ -210,7 +214,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
 
   // Now, as far as the transport takes it at once.
   const tell = (peer: Peer, message: Message.Message): Effect.Effect<void> =>
-    send(peer, Message.encode(message, peer.encoding))
+    send(peer, Message.write(message, peer.encoding))
 
   const refuse = (
     peer: Peer,
@@ -220,9 +224,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   ): Effect.Effect<void> =>
     Effect.suspend(() => {
       const message = { _tag: "Refused", reason, id } as const
-      const frame = Message.encode({ ...message, ...(detail === undefined ? undefined : { detail }) }, peer.encoding)
+      const frame = Message.write({ ...message, ...(detail === undefined ? undefined : { detail }) }, peer.encoding)
       // The detail may quote a payload as large as a frame.
-      return frame.byteLength <= peer.maxFrameBytes ? send(peer, frame) : tell(peer, message)
+      return Message.sizeOf(frame) <= peer.maxFrameBytes ? send(peer, frame) : tell(peer, message)
     })
 
   // In batches: a map that loses its first entry again and again is slow to find the next one.
@@ -264,7 +268,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       const encoded = encodeExit(id, given.exit, owner.encoding)
       const exit = encoded === undefined ? defect("the reply cannot be written as JSON") : given.exit
       const frame = encoded ?? encodeExit(id, exit, owner.encoding)!
-      const isSmall = frame.byteLength <= Math.min(rememberedExitBytes, config.maxFrameBytes / 2)
+      const isSmall = Message.sizeOf(frame) <= Math.min(rememberedExitBytes, config.maxFrameBytes / 2)
       settle(entry, "done", isSmall ? exit : undefined)
       handled++
       reply = (peer) => send(peer, fitting(peer, id, frame))
@@ -693,6 +697,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
 
   const install: Server["install"] = <R>(handler: Handler<R>) =>
     Effect.flatMap(Effect.runtime<Exclude<R, Scope.Scope>>(), ({ context, fiberRefs, runtimeFlags }) => {
+      const forkIn = forking(fiberRefs)
       // Whatever `serve` was called in: the handler says where it can be interrupted. What it needs is there from the
       // start, as each change of a fiber's context costs as much as the rest of a small request.
       const uninterruptible = RuntimeFlags.disable(runtimeFlags, RuntimeFlags.Interruption)
@@ -700,7 +705,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         const scope = lazyScope.make()
         const own = Context.add(context, Scope.Scope, scope) as Context.Context<R | Scope.Scope>
         return Runtime.runFork(
-          Runtime.make({ context: own, fiberRefs, runtimeFlags: uninterruptible }),
+          Runtime.make({ context: own, fiberRefs: forkIn.fiberRefs, runtimeFlags: uninterruptible }),
           Effect.suspend(() =>
             handler({
               payload: entry.request.payload,
@@ -709,7 +714,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
               scope,
               answer: (given) => Effect.suspend(() => answer(entry, given))
             })
-          )
+          ),
+          forkIn
         )
       }
       // All start now, in order; who reads slowly holds up nobody.
@@ -731,6 +737,21 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   return { install, shutdown, abdicate, broadcast, serve }
 })
 
+// To ask each reference of a fiber what becomes of it in another one costs a tenth of a small request; hardly any does more
+// than to pass on what it holds.
+const forking = (captured: FiberRefs.FiberRefs) => {
+  const isPlain = [...FiberRefs.forkAs(captured, FiberId.unsafeMake()).locals].every(
+    ([ref, stack]) => captured.locals.get(ref) === stack
+  )
+  if (!isPlain) return { fiberRefs: captured }
+  const updateRefs = (own: FiberRefs.FiberRefs) => {
+    const locals = new Map(captured.locals)
+    own.locals.forEach((stack, ref) => locals.set(ref, stack))
+    return FiberRefs.unsafeMake(locals)
+  }
+  return { fiberRefs: FiberRefs.empty(), updateRefs }
+}
+
 type Next = Effect.Effect<Message.Message | Message.Unrecognised, unknown>
 
 // One message at a time for the hello; `rest` is what came with it.
@@ -751,23 +772,20 @@ const encodeExit = (
   id: string,
   exit: ExitEncoded<unknown, unknown, unknown>,
   encoding: Message.Encoding
-): Uint8Array | undefined => {
+): Frame | undefined => {
   try {
-    return Message.encode({ _tag: "Exit", id, exit }, encoding)
+    return Message.write({ _tag: "Exit", id, exit }, encoding)
   } catch {
     return undefined
   }
 }
 
 // What a peer said that it cannot read would break the connection, and all else that it carries.
-const fitting = (peer: Peer, id: string, frame: Uint8Array): Uint8Array =>
-  frame.byteLength <= peer.maxFrameBytes
-    ? frame
-    : encodeExit(
-        id,
-        defect(`the reply has ${frame.byteLength} bytes, the limit is ${peer.maxFrameBytes}`),
-        peer.encoding
-      )!
+const fitting = (peer: Peer, id: string, frame: Frame): Frame => {
+  const size = Message.sizeOf(frame)
+  if (size <= peer.maxFrameBytes) return frame
+  return encodeExit(id, defect(`the reply has ${size} bytes, the limit is ${peer.maxFrameBytes}`), peer.encoding)!
+}
 
 const defect = (message: string): ExitEncoded<never, never, unknown> => ({
   _tag: "Failure",

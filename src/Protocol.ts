@@ -25,10 +25,10 @@ export interface Connection {
   readonly send: (frame: Uint8Array) => Effect.Effect<void, ProtocolError>
 
   /**
-   * Sends one frame if the transport takes it at once; otherwise answers `false`, has sent nothing, and `send` will wait
-   * or tell what is wrong. A shortcut for the hot path: a protocol may leave it out.
+   * Sends one frame, or one that is this text in UTF-8, if the transport takes it at once; otherwise answers `false`, has
+   * sent nothing, and `send` will wait or tell what is wrong. A shortcut for the hot path: a protocol may leave it out.
    */
-  readonly offer?: ((frame: Uint8Array) => boolean) | undefined
+  readonly offer?: ((frame: Uint8Array | string) => boolean) | undefined
 
   /**
    * Takes all frames that are there, at least one; waits where there is none. Frames that arrived before the end are

@@ -134,7 +134,7 @@ interface Call {
   readonly detached: boolean
   readonly repeatable: boolean
   onOutput: Request["onOutput"]
-  // As the transport got it, to be withdrawn.
+  // As the transport got it where it did not take it at once, to be withdrawn.
   frame: Uint8Array
   accepted: boolean
   asked: boolean
@@ -483,7 +483,7 @@ const converse = Effect.fnUntraced(function* (
 
   // Whether nobody ever had it, as far as the transport can say.
   const takeBack = (call: Call): Effect.Effect<boolean> =>
-    withdraw === undefined || call.accepted ? Effect.succeed(false) : withdraw(call.frame)
+    withdraw === undefined || call.accepted || call.frame === nothing ? Effect.succeed(false) : withdraw(call.frame)
 
   const end = (error: ProtocolError) =>
     Effect.suspend(() => {
@@ -615,6 +615,7 @@ const converse = Effect.fnUntraced(function* (
 
   // In a fiber of its own: a primary that stands still may never take it.
   const sendLater = (call: Call, frame: Uint8Array) => {
+    call.frame = frame
     unsent++
     const onSent = (exit: Exit.Exit<void, ProtocolError>) => {
       unsent--
@@ -651,15 +652,16 @@ const converse = Effect.fnUntraced(function* (
         return Effect.flatMap(restore(room), () => ask(restore))
       }
       if (calls.has(message.id)) return failed("Malformed", "a message with this id is under way", undelivered)
-      let frame: Uint8Array
+      let frame: Uint8Array | string
       try {
-        frame = Message.encode(message, welcome.encoding)
+        frame = Message.write(message, welcome.encoding)
       } catch (cause) {
         return failed("Malformed", "the message cannot be written as JSON", undelivered, cause)
       }
       const maxFrameBytes = Math.min(config.maxFrameBytes, welcome.maxFrameBytes)
-      if (frame.byteLength > maxFrameBytes) {
-        const detail = `the message has ${frame.byteLength} bytes, the limit is ${maxFrameBytes}`
+      const size = Message.sizeOf(frame)
+      if (size > maxFrameBytes) {
+        const detail = `the message has ${size} bytes, the limit is ${maxFrameBytes}`
         return failed("TooLarge", detail, undelivered)
       }
       use()
@@ -670,7 +672,7 @@ const converse = Effect.fnUntraced(function* (
         detached: message._tag === "Request" && message.detached === true,
         repeatable: message._tag === "Request" && message.repeatable === true,
         onOutput: given?.onOutput,
-        frame,
+        frame: nothing,
         accepted: false,
         asked: false,
         sending: undefined,
@@ -681,7 +683,7 @@ const converse = Effect.fnUntraced(function* (
       calls.set(call.id, call)
       if (message._tag === "Request") told = unsent === 0 ? launch : undefined
       // From here on the primary may have it.
-      if (connection.offer?.(frame) !== true) sendLater(call, frame)
+      if (connection.offer?.(frame) !== true) sendLater(call, Message.bytesOf(frame))
       return Effect.catchAllCause(restore(outcome(call)), (cause) =>
         Cause.isInterruptedOnly(cause)
           ? Effect.zipRight(interrupt(call), Effect.failCause(cause))

@@ -31,7 +31,11 @@ export const history: { readonly met: boolean; readonly text: string } = {
 const says = 'colour: "blue"'
 const range = "export const range: readonly [number, number] = [1, 1]"
 const more = [
-  ["Message.ts", "Buffer.from(textOf(message))", `Buffer.from(JSON.stringify({ ...message, ${says} }))`],
+  [
+    "Message.ts",
+    "msgPack.encode(message)) || textOf(message)",
+    `msgPack.encode(message)) || JSON.stringify({ ...message, ${says} })`
+  ],
   [
     "InstanceRecord.ts",
     "encodeBody({ ...rest, machine })",

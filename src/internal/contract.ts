@@ -43,6 +43,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
   const broadcast: Schema.Schema<Broadcast, any> = contract.broadcast ?? (Schema.Never as any)
   const exit = Schema.Exit({ success: reply, failure, defect: Schema.Defect })
   const encodeReply = ParseResult.encode(reply)
+  const encodeSuccess = (value: Reply) => ParseResult.map(encodeReply(value), success)
   const decodeReply = ParseResult.decodeUnknown(reply)
   const encodeWhole = ParseResult.encode(exit)
   const decodeWhole = ParseResult.decodeUnknown(exit)
@@ -52,20 +53,20 @@ export const make = <Request, Reply, Failure, Broadcast>(
   const decodeBroadcast = ParseResult.decodeUnknown(broadcast)
 
   return {
-    encodeRequest: encodeRequest && ((request) => asked(() => encodeRequest(request))),
+    encodeRequest: encodeRequest && ((request) => asked(encodeRequest, request)),
     decodeRequest: (payload) =>
       decodeRequest === undefined
         ? Effect.fail("this contract takes the launch itself")
-        : asked(() => decodeRequest(payload)),
+        : asked(decodeRequest, payload),
     encodeExit: (exit) =>
-      match(
-        asked(() => (Exit.isSuccess(exit) ? ParseResult.map(encodeReply(exit.value), success) : encodeWhole(exit))),
-        { onFailure: unfit, onSuccess: Either.right }
-      ),
-    decodeReply: (value) => asked(() => decodeReply(value)),
-    decodeExit: (encoded) => asked(() => decodeWhole(encoded)),
-    encodeBroadcast: (message) => asked(() => encodeBroadcast(message)),
-    decodeBroadcast: (payload) => asked(() => decodeBroadcast(payload))
+      match(Exit.isSuccess(exit) ? asked(encodeSuccess, exit.value) : asked(encodeWhole, exit), {
+        onFailure: unfit,
+        onSuccess: Either.right
+      }),
+    decodeReply: (value) => asked(decodeReply, value),
+    decodeExit: (encoded) => asked(decodeWhole, encoded),
+    encodeBroadcast: (message) => asked(encodeBroadcast, message),
+    decodeBroadcast: (payload) => asked(decodeBroadcast, payload)
   }
 }
 
@@ -79,15 +80,21 @@ export const match = <A, E, B, F, R>(
   return Either.isRight(known) ? to.onSuccess(known.right) : to.onFailure(known.left)
 }
 
+/** The same with another error; the very same, where it is known to have none. */
+export const mapError = <A, E>(answer: Effect.Effect<A, string>, to: (detail: string) => E): Effect.Effect<A, E> =>
+  isRight(answer) ? answer : Effect.mapError(answer, to)
+
 /** What a handler's exit is to who sent the message. */
 export const conclude = <Request, Reply, Failure, Broadcast, E>(
   codec: Codec<Request, Reply, Failure, Broadcast>,
   encoded: Encoded,
   failed: (reason: "Malformed" | "HandlerDefect" | "HandlerInterrupted", detail: string, cause?: unknown) => E
 ): Effect.Effect<Reply, Failure | E> => {
-  const onFailure = (detail: string) => Effect.fail(failed("Malformed", detail))
   // By far the most are such, and need no exit of their own.
-  if (isSuccess(encoded)) return match(codec.decodeReply(encoded.value), { onFailure, onSuccess: Effect.succeed })
+  const reply = isSuccess(encoded) ? codec.decodeReply(encoded.value) : undefined
+  if (reply !== undefined && isRight(reply)) return reply
+  const onFailure = (detail: string) => Effect.fail(failed("Malformed", detail))
+  if (reply !== undefined) return match(reply, { onFailure, onSuccess: Effect.succeed })
   return match(codec.decodeExit(encoded), {
     onFailure,
     onSuccess: (exit): Effect.Effect<Reply, Failure | E> => {
@@ -107,6 +114,9 @@ export const conclude = <Request, Reply, Failure, Broadcast, E>(
 const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
   typeof encoded === "object" && encoded !== null && "_tag" in encoded && encoded._tag === "Success"
 
+const isRight = <A>(answer: Effect.Effect<A, unknown>): answer is Either.Right<never, A> =>
+  Either.isEither(answer) && Either.isRight(answer)
+
 const success = (value: unknown): Encoded => ({ _tag: "Success", value })
 
 const unfit = (why: string): Effect.Effect<Encoded> =>
@@ -119,9 +129,12 @@ const explain = (issue: ParseResult.ParseIssue): string => ParseResult.TreeForma
 
 // Most schemas answer at once, with an Either, and no effect is made of that. What the other side said is not to blame the
 // caller for: also where a schema throws, or what it was given is nested so deeply that the stack does not hold it.
-const asked = <A>(ask: () => Effect.Effect<A, ParseResult.ParseIssue>): Effect.Effect<A, string> => {
+const asked = <I, A>(
+  ask: (input: I) => Effect.Effect<A, ParseResult.ParseIssue>,
+  input: I
+): Effect.Effect<A, string> => {
   try {
-    const answer = ask()
+    const answer = ask(input)
     if (Either.isEither(answer)) {
       const known = answer as Either.Either<A, ParseResult.ParseIssue>
       return Either.isRight(known) ? (known as Either.Either<A>) : Either.left(explain(known.left))

@@ -236,19 +236,22 @@ export const make = (
       if (lost !== undefined) return Effect.fail(lost)
       return isFull() ? Effect.zipRight(drain, send(frame)) : sendLarge(frame)
     })
-  const offer = (frame: Uint8Array): boolean => {
-    if (frame.length >= largeFrame || frame.length > options.maxFrameBytes || lost !== undefined || isFull())
-      return false
-    const size = framing.headerBytes + frame.length
-    if (end + size > slab.length) {
+  const offer = (frame: Uint8Array | string): boolean => {
+    // A character has three bytes at most.
+    const most = typeof frame === "string" ? frame.length * 3 : frame.length
+    if (most >= largeFrame || most > options.maxFrameBytes || lost !== undefined || isFull()) return false
+    const room = framing.headerBytes + most
+    if (end + room > slab.length) {
       flush()
-      slab = Buffer.allocUnsafeSlow(Math.max(size, Math.min(largeFrame, slab.length * 2 || smallSlab)))
+      slab = Buffer.allocUnsafeSlow(Math.max(room, Math.min(largeFrame, slab.length * 2 || smallSlab)))
       start = 0
       end = 0
     }
-    framing.writeHeader(slab, end, frame.length)
-    slab.set(frame, end + framing.headerBytes)
-    end += size
+    const body = end + framing.headerBytes
+    const length = typeof frame === "string" ? slab.write(frame, body) : frame.length
+    if (typeof frame !== "string") slab.set(frame, body)
+    framing.writeHeader(slab, end, length)
+    end = body + length
     if (end - start >= batchBytes) {
       flush()
     } else if (!scheduled) {
