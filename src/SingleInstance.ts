@@ -22,6 +22,7 @@ import { type InstanceLock, ownerOf, type Took } from "./InstanceLock.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
 import type { Contract } from "./internal/contract.js"
+import { close } from "./internal/finalizer.js"
 import * as platform from "./internal/platform.js"
 import type { Proof } from "./Liveness.js"
 import * as FileLock from "./lock/FileLock.js"
@@ -212,7 +213,7 @@ export const Tag =
               restore(primary.lost)
             )
           ),
-        (scope, exit) => Effect.zipRight(primary.shutdown, Scope.close(scope, exit))
+        (scope, exit) => Effect.zipRight(primary.shutdown, close(scope, exit))
       )
 
     return Object.assign(tag, {

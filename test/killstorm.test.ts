@@ -103,7 +103,8 @@ describe("a storm of SIGKILL and SIGSTOP", () => {
           )
           found = contradiction(yield* arena.history)
           console.log(`caught with STRESS_SEED=${seed}: ${found}`)
-          assert.match(String(found), /two primaries at once/)
+          // Either is what a log shows of two that were elected.
+          assert.match(String(found), /two primaries at once|the epoch did not grow/)
         }),
       300_000
     )

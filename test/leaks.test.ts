@@ -132,8 +132,17 @@ const growth = <E, R>(round: Effect.Effect<unknown, E, R>) =>
 
 describe("a fiber keeps nothing of each round in which it", () => {
   const serving = (primary: Instance.Primary<string, string, never>) => primary.serve(Effect.succeed)
-  const leads = Rounds.enforce({ request: "a", primary: serving })
-  const standsBy = Rounds.standby({ request: "a", primary: serving })
+  const acquiring = (primary: Instance.Primary<string, string, never>) =>
+    Effect.zipRight(
+      Effect.provideService(
+        Effect.addFinalizer(() => Effect.void),
+        Other,
+        {}
+      ),
+      serving(primary)
+    )
+  const leads = Rounds.enforce({ request: "a", primary: acquiring })
+  const standsBy = Rounds.standby({ request: "a", primary: acquiring })
   const sends = Effect.flatMap(Rounds, (instance) => instance.send("a"))
   const connects = Effect.flatMap(Rounds, (instance) =>
     Effect.scoped(Effect.flatMap(instance.connect, (client) => client.send("a")))

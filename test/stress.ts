@@ -29,7 +29,7 @@ export const randomOf = (name: string): (() => number) => {
 }
 
 // What is the same in any run takes about this.
-const leastSeconds = 240
+const leastSeconds = 480
 
 /** A size: `short` in `npm test`, `long` in a stress run of an hour, and in proportion in a run of another length. */
 export const scaled = (short: number, long: number): number =>

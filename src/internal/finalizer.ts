@@ -3,6 +3,7 @@
  */
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 
 /**
@@ -16,6 +17,10 @@ export const addFinalizer = (
   Effect.flatMap(Effect.scope, (scope) =>
     Scope.addFinalizerExit(scope, (exit) => Effect.uninterruptible(Effect.suspend(() => finalizer(exit))))
   )
+
+/** As `Scope.close`, where others may have added finalizers in the usual way: in a fiber of its own, which takes it along. */
+export const close = (scope: Scope.CloseableScope, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> =>
+  Effect.flatMap(Effect.forkDaemon(Scope.close(scope, exit)), (closing) => Effect.flatten(Fiber.await(closing)))
 
 /** As `Effect.acquireRelease`, with such a finalizer. */
 export const acquireRelease = <A, E, R>(
