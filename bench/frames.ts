@@ -12,6 +12,7 @@ import type { Protocol } from "effect-single-instance/Protocol"
 import * as InMemory from "effect-single-instance/protocol/InMemory"
 import * as SingleInstance from "effect-single-instance/SingleInstance"
 import * as platform from "../src/internal/platform.js"
+import { pump } from "../src/internal/pump.js"
 import { answering } from "./effects.js"
 import { answer, begin, end, going, type Job, makeCounterpart, micros, perFrame, same, tell } from "./jobs.js"
 
@@ -27,16 +28,13 @@ const primary = (protocol: Protocol["Type"], onListening: (address: string) => v
     const connection = yield* listener.accept
     yield* connection.trust
     const counterpart = makeCounterpart()
-    return yield* connection.receive.pipe(
-      Effect.flatMap((frames) => {
-        const answers: Array<Uint8Array> = []
-        for (const frame of frames) {
-          const answer = counterpart(frame)
-          if (answer !== undefined) answers.push(answer)
-        }
-        return Effect.forEach(answers, connection.send, { discard: true })
-      }),
-      Effect.forever,
+    // As a conversation does.
+    return yield* pump(connection, (frame) => {
+      const answer = counterpart(frame)
+      if (answer === undefined || connection.offer?.(answer)) return Effect.void
+      // Its memory is another one's from here on.
+      return connection.send(Uint8Array.from(answer))
+    }).pipe(
       // The client has gone, and the signal to end will come. The scope stays open until then: Effect 3 may lose an
       // interruption that comes between two finalizers.
       Effect.catchIf(

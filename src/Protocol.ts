@@ -39,8 +39,9 @@ export interface Connection {
 
   /**
    * As `receive`, except that while it waits each frame that arrives is given to `take` at once, and no fiber is woken for
-   * as long as that answers `true`. Otherwise it returns what came behind that frame, which may be nothing. A shortcut for
-   * the hot path: a protocol may leave it out, and who wraps `receive` of another one must.
+   * as long as that answers `true`. Otherwise it returns what came behind that frame, which may be nothing. The memory of
+   * a frame is another one's when `take` has returned. A shortcut for the hot path: a protocol may leave it out, and who
+   * wraps `receive` of another one must.
    */
   readonly receiveWith?:
     | ((take: (frame: Uint8Array) => boolean) => Effect.Effect<ReadonlyArray<Uint8Array>, ProtocolError>)

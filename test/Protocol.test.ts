@@ -27,6 +27,8 @@ suite("FileMailbox", Effect.succeed(FileMailbox.layer), { connections: 10, frame
 
 suite("SharedMemory", Effect.succeed(SharedMemory.layer))
 
+suite("frames that are lent where they arrive", Effect.succeed(taking(SharedMemory.layer)))
+
 // The system's receive buffer of a TCP socket grows up to net.ipv4.tcp_rmem, 32 MiB on some.
 suite("Tcp", Effect.succeed(Tcp.layer), { bufferedBytes: 48 * 1024 * 1024 })
 

@@ -12,6 +12,7 @@ import { type Connection, type ListenOptions, Protocol } from "effect-single-ins
 import * as SharedMemory from "effect-single-instance/protocol/SharedMemory"
 import * as localSocket from "../src/internal/localSocket.js"
 import * as native from "../src/internal/native.js"
+import { pump } from "../src/internal/pump.js"
 import { SharedRings, segmentBytes } from "../src/internal/sharedRings.js"
 import { itNeeds, makeArena, makePidNamespace, needs } from "./contenders.js"
 import {
@@ -21,6 +22,7 @@ import {
   echo,
   isSame,
   nonce,
+  pair,
   receive,
   serve,
   suite,
@@ -28,6 +30,7 @@ import {
   until
 } from "./contract/Protocol.js"
 import { fixture } from "./fixtures.js"
+import { makeRandom } from "./random.js"
 
 const isLinux = process.platform === "linux"
 const maxFrameBytes = 4 * 1024 * 1024
@@ -73,6 +76,31 @@ const mappings = () =>
   fs.readFileSync("/proc/self/maps", "utf8").match(/memfd:effect-single-instance|\/g\.[0-9a-f]{32}/g)
 const mapped = () => mappings()?.length ?? 0
 const descriptors = () => fs.readdirSync("/proc/self/fd").length
+
+/** Sends frames of many sizes to who echoes each one where it is taken; answers what it sent and what came back of it. */
+const echoes = (keep: (frame: Uint8Array) => Uint8Array) =>
+  Effect.gen(function* () {
+    const directory = yield* temporary
+    const { connect, listen } = yield* setup(directory)
+    const listener = yield* listen()
+    const { far, near } = yield* pair(listener, connect(listener.address))
+    const random = makeRandom(7)
+    const sent = Array.from({ length: 300 }, (_, index) => {
+      const size = random() < 0.9 ? random() * 2_000 : random() * 400_000
+      return new Uint8Array(Math.floor(size)).fill(index)
+    })
+    const taken: Array<Uint8Array> = []
+    const echoing = pump(far, (frame) => {
+      const kept = keep(frame)
+      taken.push(kept)
+      // Amid what is lent, or in a fiber of its own.
+      return far.offer?.(kept) ? Effect.void : far.send(kept)
+    })
+    yield* Effect.forkScoped(echoing)
+    yield* Effect.fork(Effect.forEach(sent, near.send, { discard: true }))
+    const back = yield* receive(near, sent.length)
+    return { sent, taken, back }
+  })
 
 /** A peer without any of our code on top: the socket, and what it answered. */
 const raw = (file: string) =>
@@ -135,6 +163,21 @@ const header = (length: number) => {
 }
 
 describe("SharedMemory", () => {
+  it.scopedLive("lends frames of any size to who takes them where they arrive, and answers there", () =>
+    Effect.gen(function* () {
+      const { back, sent, taken } = yield* echoes((frame) => Uint8Array.from(frame))
+      assert.isTrue(sent.every((frame, index) => isSame(taken[index], frame)))
+      assert.isTrue(sent.every((frame, index) => isSame(back[index], frame)))
+    })
+  )
+
+  it.scopedLive("uses their memory again, so that who keeps one has another one's (the canary)", () =>
+    Effect.gen(function* () {
+      const { sent, taken } = yield* echoes((frame) => frame)
+      assert.isFalse(sent.every((frame, index) => isSame(taken[index], frame)))
+    })
+  )
+
   itNeeds(needs.linux)("leaves no descriptor, no mapping and no file behind", () =>
     Effect.gen(function* () {
       const directory = yield* temporary

@@ -98,6 +98,35 @@ describe("framing", () => {
     assert.isFalse(decoder.idle)
   })
 
+  it("uses memory again that is given back, and only for a frame that needs much of it", () => {
+    const cutOf = (decoder: framing.Decoder, length: number) => {
+      const stream = framing.encode(bytes(length))
+      const frames: Array<Uint8Array> = []
+      decoder.push(stream.subarray(0, 10), frames)
+      decoder.push(Buffer.concat([stream.subarray(10), framing.encode(bytes(3))]), frames)
+      assert.deepStrictEqual(
+        frames.map((frame) => Buffer.from(frame)),
+        [bytes(length), bytes(3)].map((body) => Buffer.from(body))
+      )
+      const own = decoder.own()
+      assert.strictEqual(own, frames[0])
+      // Once.
+      assert.isUndefined(decoder.own())
+      return own!
+    }
+    const decoders = [new framing.Decoder(1_000_000), new framing.Decoder(1_000_000)] as const
+    for (const decoder of decoders) decoder.trusting = true
+    const first = cutOf(decoders[0], 900_000)
+    framing.reuse(first)
+    const small = cutOf(decoders[1], 1_000)
+    assert.notStrictEqual(small.buffer, first.buffer)
+    const second = cutOf(decoders[1], 800_000)
+    assert.strictEqual(second.buffer, first.buffer)
+    assert.notStrictEqual(cutOf(decoders[0], 900_000).buffer, first.buffer)
+    framing.reuse(second)
+    assert.strictEqual(cutOf(decoders[0], 900_000).buffer, first.buffer)
+  })
+
   it("never fails nor holds more than its limit, whatever arrives", () => {
     const garbage = fc.uint8Array({ maxLength: 200 })
     // Headers that are small enough for the decoder to go on, too.

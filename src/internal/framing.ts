@@ -62,6 +62,7 @@ export class Decoder {
   private due = -1
   private body: Buffer = empty
   private length = 0
+  private whole: Buffer | undefined
 
   /**
    * @param maxFrameBytes the largest body that is accepted, in bytes.
@@ -128,12 +129,24 @@ export class Decoder {
         this.grow(this.due)
         this.body.set(chunk.subarray(offset, end), this.length)
         frames.push(this.body)
+        this.whole = this.body
         this.body = empty
         this.length = 0
       }
       this.due = -1
       offset = end
     }
+  }
+
+  /**
+   * The last frame, where it has memory of its own; once, so that it is not kept.
+   *
+   * @since 0.1.0
+   */
+  own(): Buffer | undefined {
+    const { whole } = this
+    this.whole = undefined
+    return whole
   }
 
   private keep(chunk: Uint8Array, offset: number): void {
@@ -149,10 +162,26 @@ export class Decoder {
   private grow(size: number): void {
     if (size === this.body.length) return
     // Not from Buffer's pool: a frame that is kept must not keep its neighbours.
-    const body = Buffer.allocUnsafeSlow(size)
+    const fits = size <= spare.length && size >= spare.length / 2
+    const body = fits ? spare.subarray(0, size) : Buffer.allocUnsafeSlow(size)
+    if (fits) spare = empty
     this.body.copy(body, 0, 0, this.length)
     this.body = body
   }
 }
 
 const empty = Buffer.alloc(0)
+
+// What all decoders keep together of memory that is used no more: a new piece costs more than to fill it.
+const spareBytes = 1024 * 1024
+let spare: Buffer = empty
+
+/**
+ * Takes the memory of a frame that a decoder says is its own, and that nobody uses any more.
+ *
+ * @since 0.1.0
+ * @category decoding
+ */
+export const reuse = (own: Buffer): void => {
+  if (own.buffer.byteLength > spare.length && own.buffer.byteLength <= spareBytes) spare = Buffer.from(own.buffer)
+}

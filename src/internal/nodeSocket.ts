@@ -39,6 +39,8 @@ const lingerMillis = 1000
 export interface Channel extends Duplex {
   /** Whether it is too early for an orderly end. */
   readonly connecting: boolean
+  /** Gives each chunk to `take`, in memory that is another one's when that has returned, instead of emitting it. */
+  readonly lend?: ((take: (chunk: Buffer) => void) => void) | undefined
 }
 
 /**
@@ -291,7 +293,7 @@ export const make = (
   // left of the socket goes within its time.
   const leave = Effect.suspend(() => (silent ? ended("finish") : close))
 
-  socket.on("data", (chunk: Buffer) => {
+  const hear = (chunk: Buffer) => {
     silent = false
     if (lost !== undefined) {
       dropped += chunk.length
@@ -300,6 +302,7 @@ export const make = (
     }
     const from = inbox.length
     const refused = decoder.push(chunk, inbox)
+    const own = decoder.own()
     for (let index = from; index < inbox.length; index++) undelivered += inbox[index]!.length
     if (refused >= 0) refuse(refused, options.maxFrameBytes)
     // What is taken may be answered at once, and a stream may have more to give while that is written to it.
@@ -310,16 +313,24 @@ export const make = (
       const frame = inbox[taken++]!
       undelivered -= frame.length
       called = !taker(frame)
+      if (frame === own && !called) framing.reuse(own)
     }
     inbox.splice(0, taken)
     taking = false
+    if (socket.lend !== undefined) {
+      for (const [index, frame] of inbox.entries()) {
+        if (frame.buffer === chunk.buffer) inbox[index] = Uint8Array.from(frame)
+      }
+    }
     const isMuch = undelivered >= (trusted ? inboxBytes : maxStrangerBytes) || inbox.length >= inboxFrames
     if (lost === undefined && (isMuch || isPresuming())) {
       paused = true
       socket.pause()
     }
     if (called || inbox.length > 0 || paused) wake()
-  })
+  }
+  if (socket.lend === undefined) socket.on("data", hear)
+  else socket.lend(hear)
   socket.on("drain", () => {
     const senders = draining
     draining = []

@@ -89,6 +89,8 @@ class Outgoing {
 // One direction, as its consumer sees it.
 class Incoming {
   private position = 0
+  // It grows with the traffic: many connections may be idle.
+  private copied: Buffer = Buffer.alloc(0)
 
   constructor(
     private readonly cells: Int32Array,
@@ -102,11 +104,14 @@ class Incoming {
     return used
   }
 
-  /** Copies out what is there: what is looked at must not change any more. */
+  /** Copies out what is there, up to the next time: what is looked at must not change any more. */
   take(): Buffer | undefined {
     const length = Math.min(this.available, pieceBytes)
     if (length === 0) return undefined
-    const chunk = Buffer.allocUnsafe(length)
+    if (length > this.copied.length) {
+      this.copied = Buffer.allocUnsafeSlow(Math.min(pieceBytes, Math.max(length, 4 * this.copied.length)))
+    }
+    const chunk = this.copied.subarray(0, length)
     const start = this.position & (capacity - 1)
     const first = Math.min(length, capacity - start)
     chunk.set(this.bytes.subarray(start, start + first), 0)
@@ -163,6 +168,8 @@ export class SharedRings extends Duplex {
   private fruitless = 0
   private waits = 0
   private sleptAt = 0
+  private borrower: ((chunk: Buffer) => void) | undefined
+  private lending = false
 
   constructor(
     private readonly carrier: net.Socket,
@@ -270,6 +277,19 @@ export class SharedRings extends Duplex {
   // the stream
   // -----------------------------------------------------------------------------------
 
+  /** Gives each chunk to `take`, in memory that is another one's when that has returned, instead of emitting it. */
+  lend(take: (chunk: Buffer) => void): void {
+    this.borrower = take
+    this.resume()
+  }
+
+  override resume(): this {
+    super.resume()
+    // The stream itself asks only once where nothing is pushed.
+    if (this.borrower !== undefined) process.nextTick(() => this._read())
+    return this
+  }
+
   override _read(): void {
     this.wanted = true
     this.advance()
@@ -371,18 +391,31 @@ export class SharedRings extends Duplex {
 
   private receive(): boolean {
     let moved = false
-    while (this.wanted && this.rings !== undefined) {
+    // Who is lent a chunk may have something to write.
+    while (this.wanted && !this.lending && this.rings !== undefined) {
       const chunk = this.rings.incoming.take()
       if (chunk === undefined) break
       moved = true
       if (this.rings.incoming.claimsBell()) this.ring()
-      this.wanted = this.push(chunk)
+      this.wanted = this.give(chunk)
     }
     if (this.wanted && this.ended && this.rings !== undefined) {
       this.wanted = false
       this.push(null)
     }
     return moved
+  }
+
+  /** Whether it is to be given more. */
+  private give(chunk: Buffer): boolean {
+    if (this.borrower === undefined) return this.push(Buffer.from(chunk))
+    this.lending = true
+    try {
+      this.borrower(chunk)
+    } finally {
+      this.lending = false
+    }
+    return !this.isPaused()
   }
 
   private transmit(): boolean {

@@ -132,7 +132,7 @@ export const taking = <E>(layer: Layer.Layer<Protocol, E>): Layer.Layer<Protocol
           Effect.map(connection.receiveWith!(take), (behind) => [...taken.splice(0), ...behind])
     )
     const take = (frame: Uint8Array) => {
-      taken.push(frame)
+      taken.push(Uint8Array.from(frame))
       return false
     }
     return { ...connection, receive }
