@@ -17,7 +17,7 @@ import {
 import { type Instance, Message, Primary, SingleInstance, TestSingleInstance } from "effect-single-instance"
 import { Endpoint } from "effect-single-instance/Endpoint"
 import { InstanceId } from "effect-single-instance/InstanceId"
-import { type ConnectOptions, type ListenOptions, Protocol } from "effect-single-instance/Protocol"
+import { type Connection, type ConnectOptions, Protocol } from "effect-single-instance/Protocol"
 import type { ConfigOptions } from "effect-single-instance/SingleInstanceConfig"
 import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
 import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
@@ -90,6 +90,20 @@ const leading = (handler?: WorkHandler, options?: MemberOptions) =>
     }).pipe(Effect.provide(process.context), abandoned)
     return { process, primary: yield* Deferred.await(ready), fiber } satisfies Running
   })
+
+/** A primary's protocol, whose connections are changed so. */
+const accepting =
+  (change: (connection: Connection) => Connection): NonNullable<MemberOptions["protocols"]> =>
+  (own) => [
+    Layer.succeed(Protocol, {
+      ...own,
+      listen: (options) =>
+        Effect.map(own.listen(options), (listener) => ({
+          ...listener,
+          accept: Effect.map(listener.accept, change)
+        }))
+    })
+  ]
 
 const echo: WorkHandler = (request) => Effect.succeed(`re: ${request}`)
 
@@ -681,19 +695,11 @@ describe("the primary's side", () => {
 
   it.scoped("is not Busy for whom it has answered, though its transport has not said so yet", () =>
     Effect.gen(function* () {
-      const protocols = (own: Protocol["Type"]) => [
-        Layer.succeed(Protocol, {
-          ...own,
-          listen: (options: ListenOptions) =>
-            Effect.map(own.listen(options), (listener) => ({
-              ...listener,
-              accept: Effect.map(listener.accept, ({ offer: _, ...connection }) => ({
-                ...connection,
-                send: (frame: Uint8Array) => Effect.zipLeft(connection.send(frame), Effect.sleep("1 seconds"))
-              }))
-            }))
-        })
-      ]
+      const protocols = accepting((connection) => ({
+        ...connection,
+        offer: undefined,
+        send: (frame) => Effect.zipLeft(connection.send(frame), Effect.sleep("1 seconds"))
+      }))
       yield* leading(echo, { maxInFlight: 2, protocols })
       const greeted = yield* Effect.fork(secondary(Work.key))
       yield* pass(3)
@@ -855,25 +861,16 @@ describe("the primary's side", () => {
       const { handler, open, seen } = yield* observed
       const all = new ProtocolError({ reason: "Disconnected", protocol: "memory", detail: "all", outcome: "Unknown" })
       // Hello, proof and two requests.
-      const protocols: MemberOptions["protocols"] = (own) => [
-        Layer.succeed(Protocol, {
-          ...own,
-          listen: (options) =>
-            Effect.map(own.listen(options), (listener) => ({
-              ...listener,
-              accept: Effect.map(listener.accept, (connection) => {
-                let taken = 0
-                const receive = Effect.tap(connection.receive, ({ length }) => Effect.sync(() => (taken += length)))
-                return {
-                  ...connection,
-                  recovered: true,
-                  receiveWith: undefined,
-                  receive: Effect.suspend(() => (taken < 4 ? receive : all))
-                }
-              })
-            }))
-        })
-      ]
+      const protocols = accepting((connection) => {
+        let taken = 0
+        const receive = Effect.tap(connection.receive, ({ length }) => Effect.sync(() => (taken += length)))
+        return {
+          ...connection,
+          recovered: true,
+          receiveWith: undefined,
+          receive: Effect.suspend(() => (taken < 4 ? receive : all))
+        }
+      })
       yield* leading(handler, { protocols })
       const peer = yield* secondary(Work.key)
       yield* peer.say(request("1", "once"))
@@ -1076,20 +1073,11 @@ describe("the primary's side", () => {
     it.scoped("denies nothing to whom it could not send an answer", () =>
       Effect.gen(function* () {
         const { handler, seen } = yield* observed
-        const protocols = (own: Protocol["Type"]) => [
-          Layer.succeed(Protocol, {
-            ...own,
-            listen: (options: ListenOptions) =>
-              Effect.map(own.listen(options), (listener) => ({
-                ...listener,
-                accept: Effect.map(listener.accept, ({ offer: _, ...connection }) => ({
-                  ...connection,
-                  send: (frame: Uint8Array) =>
-                    Buffer.from(frame).includes('"Exit"') ? Effect.fail(full) : connection.send(frame)
-                }))
-              }))
-          })
-        ]
+        const protocols = accepting((connection) => ({
+          ...connection,
+          offer: undefined,
+          send: (frame) => (Buffer.from(frame).includes('"Exit"') ? Effect.fail(full) : connection.send(frame))
+        }))
         const full = new ProtocolError({ reason: "Busy", protocol: "memory", detail: "full", outcome: "NotDelivered" })
         const { fiber } = yield* leading(handler, { protocols })
         const [peer, idle] = yield* Effect.all([secondary(Work.key), secondary(Work.key)])
