@@ -625,9 +625,13 @@ const converse = Effect.fnUntraced(function* (
       const error = Option.getOrElse(Cause.failureOption(exit.cause), () =>
         failed("Disconnected", "it was not sent whole", "Unknown")
       )
+      const notSent = (outcome: Outcome) => fail(call, new ProtocolError({ ...error, outcome, pid: welcome.pid }))
+      // That a question did not get through says nothing of what it is about.
+      if (call.tag === "Status") return notSent("Unknown")
       // A transport that has no room took nothing of it.
-      const outcome = error.reason === "Busy" || error.reason === "TooLarge" ? error.outcome : "Unknown"
-      fail(call, new ProtocolError({ ...error, outcome, pid: welcome.pid }))
+      if (error.reason === "Busy" || error.reason === "TooLarge") return notSent(error.outcome)
+      if (withdraw === undefined || call.result !== undefined) return notSent("Unknown")
+      fork(Effect.map(takeBack(call), (withdrawn) => notSent(withdrawn ? "NotDelivered" : "Unknown")))
     }
     const sending = fork(connection.send(frame))
     const sent = sending.unsafePoll()

@@ -17,7 +17,7 @@ import {
 import { type Instance, Message, Primary, SingleInstance, TestSingleInstance } from "effect-single-instance"
 import { Endpoint } from "effect-single-instance/Endpoint"
 import { InstanceId } from "effect-single-instance/InstanceId"
-import { type Connection, type ConnectOptions, Protocol } from "effect-single-instance/Protocol"
+import { type Connection, Protocol } from "effect-single-instance/Protocol"
 import type { ConfigOptions } from "effect-single-instance/SingleInstanceConfig"
 import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
 import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
@@ -102,6 +102,16 @@ const accepting =
           ...listener,
           accept: Effect.map(listener.accept, change)
         }))
+    })
+  ]
+
+/** The same of a secondary. */
+const connecting =
+  (change: (connection: Connection) => Connection): NonNullable<MemberOptions["protocols"]> =>
+  (own) => [
+    Layer.succeed(Protocol, {
+      ...own,
+      connect: (address, options) => Effect.map(own.connect(address, options), change)
     })
   ]
 
@@ -1926,9 +1936,9 @@ describe("the secondary's side", () => {
 
   describe("a lost connection", () => {
     /** A session whose connection is cut after the request was heard. */
-    const cut = Effect.gen(function* () {
+    const cutOver = Effect.fnUntraced(function* (options: MemberOptions) {
       const puppeteer = yield* puppet(Work.key)
-      const process = yield* member(Work)
+      const process = yield* member(Work, options)
       const own = yield* Scope.make()
       const connecting = yield* Effect.forkScoped(process.instance.connect)
       const peer = yield* Scope.extend(puppeteer.serve(), own)
@@ -1937,6 +1947,8 @@ describe("the secondary's side", () => {
       const { id } = yield* peer.expect("Request")
       return { puppeteer, client, sending, id, cut: Scope.close(own, Exit.void) }
     })
+    const cut = cutOver({})
+    const busy = new ProtocolError({ reason: "Busy", protocol: "memory", detail: "full", outcome: "NotDelivered" })
 
     const answers = {
       "Delivered, where the exit is remembered": [
@@ -1982,22 +1994,44 @@ describe("the secondary's side", () => {
       )
     }
 
+    it.scoped("is Unknown where there is no room for the question", () =>
+      Effect.gen(function* () {
+        const protocols = connecting((connection) => ({
+          ...connection,
+          offer: undefined,
+          send: (frame) => (Buffer.from(frame).includes('"Status"') ? Effect.fail(busy) : connection.send(frame))
+        }))
+        const { cut: close, puppeteer, sending } = yield* cutOver({ protocols })
+        yield* close
+        yield* puppeteer.serve()
+        assertProtocol(yield* failureIn(sending), "Disconnected", "Unknown")
+      }).pipe(Effect.provide(simulated()))
+    )
+
+    it.scoped("of a mailbox that it was not posted to has delivered nothing", () =>
+      Effect.gen(function* () {
+        const gone = new ProtocolError({ ...busy, reason: "Disconnected", outcome: "Unknown" })
+        const protocols = connecting((connection) => ({
+          ...connection,
+          offer: undefined,
+          withdraw: () => Effect.succeed(true),
+          send: (frame) => (Buffer.from(frame).includes('"Request"') ? Effect.fail(gone) : connection.send(frame))
+        }))
+        const { client } = yield* session({ protocols })
+        assertProtocol(yield* failureIn(yield* started(client.send("a"))), "Disconnected", "NotDelivered")
+      }).pipe(Effect.provide(simulated()))
+    )
+
     for (const [result, outcome, isWithdrawn] of [
       ["back", "NotDelivered", true],
       ["not back, as the next one may have it", "Unknown", false]
     ] as const) {
       it.scoped(`of a mailbox whose primary takes nothing more: what it was sent comes ${result}`, () =>
         Effect.gen(function* () {
-          const protocols = (own: Protocol["Type"]) => [
-            Layer.succeed(Protocol, {
-              ...own,
-              connect: (address: string, options: ConnectOptions) =>
-                Effect.map(own.connect(address, options), (connection) => ({
-                  ...connection,
-                  withdraw: () => Effect.succeed(isWithdrawn)
-                }))
-            })
-          ]
+          const protocols = connecting((connection) => ({
+            ...connection,
+            withdraw: () => Effect.succeed(isWithdrawn)
+          }))
           const { client, peer, puppeteer } = yield* session({ protocols })
           const sending = yield* started(client.send("a"))
           yield* peer.expect("Request")

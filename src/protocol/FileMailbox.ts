@@ -30,7 +30,8 @@ export const spool = { messages: 1_000, bytes: 64 * 1024 * 1024 } as const
  * The protocol `file`, by the rules of Maildir (https://cr.yp.to/proto/maildir.html): a message is written under another
  * name, synced and renamed to where it counts; whoever takes it renames it first, so that exactly one process does. It
  * needs nothing but files, and reaches a primary that is stopped at the moment, or the next one: what no primary has taken
- * can be taken back for certain, and what a dead one had taken is known as such to the next.
+ * can be taken back for certain, what one that went away had not looked at it gave back, and what a dead one had taken is
+ * known as such to the next.
  *
  * It listens in the folder `mail` of the instance's directory, which vouches for who writes there, under the address
  * `file:mail/<nonce>`. A message is synced to disk; an answer is not. A sender that dies is noticed by its pid, within
