@@ -5,13 +5,16 @@ import { type ChildProcess, spawn } from "node:child_process"
 import * as fs from "node:fs"
 import * as net from "node:net"
 import * as path from "node:path"
+import { Duplex } from "node:stream"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Layer, Scope } from "effect"
 import { InstanceId } from "effect-single-instance/InstanceId"
 import { type Connection, type ListenOptions, Protocol } from "effect-single-instance/Protocol"
 import * as SharedMemory from "effect-single-instance/protocol/SharedMemory"
+import { Decoder, encode } from "../src/internal/framing.js"
 import * as localSocket from "../src/internal/localSocket.js"
 import * as native from "../src/internal/native.js"
+import * as nodeSocket from "../src/internal/nodeSocket.js"
 import { pump } from "../src/internal/pump.js"
 import { SharedRings, segmentBytes } from "../src/internal/sharedRings.js"
 import { itNeeds, makeArena, makePidNamespace, needs } from "./contenders.js"
@@ -102,6 +105,26 @@ const echoes = (keep: (frame: Uint8Array) => Uint8Array) =>
     return { sent, taken, back }
   })
 
+/** A stream that gives what comes while it is written to, as one through memory does. */
+class Answering extends Duplex {
+  readonly connecting = false
+  readonly written: Array<Buffer> = []
+  private questions = 5
+  private borrower: (chunk: Buffer) => void = () => {}
+
+  override _read(): void {}
+
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.written.push(Buffer.from(chunk))
+    done()
+    if (this.questions-- > 0) this.borrower(encode(Buffer.from("question")))
+  }
+
+  lend(take: (chunk: Buffer) => void): void {
+    this.borrower = take
+  }
+}
+
 /** A peer without any of our code on top: the socket, and what it answered. */
 const raw = (file: string) =>
   Effect.acquireRelease(
@@ -168,6 +191,35 @@ describe("SharedMemory", () => {
       const { back, sent, taken } = yield* echoes((frame) => Uint8Array.from(frame))
       assert.isTrue(sent.every((frame, index) => isSame(taken[index], frame)))
       assert.isTrue(sent.every((frame, index) => isSame(back[index], frame)))
+    })
+  )
+
+  it.scopedLive("loses nothing that is answered amid a write", () =>
+    Effect.gen(function* () {
+      const stream = new Answering()
+      const { connection } = nodeSocket.make(stream, { protocol: "shm", maxFrameBytes })
+      let answered = 0
+      yield* Effect.forkScoped(
+        pump(connection, () => {
+          answered++
+          assert.isTrue(connection.offer!("answer"))
+          return Effect.void
+        })
+      )
+      yield* Effect.yieldNow()
+      // More than a piece of memory for small frames holds, within one turn.
+      for (let sent = 0; sent < 200; sent++) assert.isTrue(connection.offer!("x".repeat(sent)))
+      yield* Effect.sleep("20 millis")
+      stream.destroy()
+      const frames: Array<Uint8Array> = []
+      new Decoder(maxFrameBytes).push(Buffer.concat(stream.written), frames)
+      const told = frames.map((frame) => Buffer.from(frame).toString())
+      assert.isAbove(answered, 1)
+      assert.deepStrictEqual(
+        told.filter((one) => one !== "answer"),
+        Array.from({ length: 200 }, (_, sent) => "x".repeat(sent))
+      )
+      assert.strictEqual(told.length - 200, answered)
     })
   )
 

@@ -203,8 +203,14 @@ export const make = (
     return lose("TooLarge", `the peer announced a frame of ${announced} bytes, above the limit of ${limit}`)
   }
 
-  // At the mark `write` has answered false, so that a "drain" will come.
   const isFull = () => socket.writableLength >= socket.writableHighWaterMark
+  // By the end of each write: where one begins within another, "drain" does not come for every time that there is no room.
+  const release = () => {
+    if (draining.length === 0 || isFull()) return
+    const senders = draining
+    draining = []
+    for (const resume of senders) resume(Effect.void)
+  }
   const drain: Effect.Effect<void, ProtocolError> = Effect.async((resume) => {
     if (lost !== undefined) resume(Effect.fail(lost))
     else if (isFull()) draining.push(resume)
@@ -215,7 +221,7 @@ export const make = (
     if (start === end) return
     const batch = slab.subarray(start, end)
     start = end
-    if (lost === undefined) socket.write(batch)
+    if (lost === undefined) socket.write(batch, release)
   }
   const sendLarge = (frame: Uint8Array): Effect.Effect<void, ProtocolError> =>
     Effect.async((resume) => {
@@ -228,6 +234,7 @@ export const make = (
       socket.write(header)
       socket.write(frame, (cause) => {
         if (!cause && writing.delete(resume)) resume(Effect.void)
+        release()
       })
       socket.uncork()
     })
@@ -243,11 +250,13 @@ export const make = (
     const most = typeof frame === "string" ? frame.length * 3 : frame.length
     if (most >= largeFrame || most > options.maxFrameBytes || lost !== undefined || isFull()) return false
     const room = framing.headerBytes + most
-    if (end + room > slab.length) {
-      flush()
+    while (end + room > slab.length) {
+      const batch = slab.subarray(start, end)
       slab = Buffer.allocUnsafeSlow(Math.max(room, Math.min(largeFrame, slab.length * 2 || smallSlab)))
       start = 0
       end = 0
+      // Last: a stream may give what comes while it is written to, and who takes that may offer something, too.
+      if (batch.length > 0) socket.write(batch, release)
     }
     const body = end + framing.headerBytes
     const length = typeof frame === "string" ? slab.write(frame, body) : frame.length
@@ -331,11 +340,6 @@ export const make = (
   }
   if (socket.lend === undefined) socket.on("data", hear)
   else socket.lend(hear)
-  socket.on("drain", () => {
-    const senders = draining
-    draining = []
-    for (const resume of senders) resume(Effect.void)
-  })
   socket.on("end", () => {
     lose("Disconnected", decoder.idle ? "the peer closed the connection" : "the connection ended amid a frame")
   })
