@@ -330,7 +330,7 @@ export interface Unrecognised {
  * @since 0.1.0
  * @category encoding
  */
-export const encode = (message: Message, encoding: Encoding = "json"): Uint8Array => bytesOf(write(message, encoding))
+export const encode = (message: Message, encoding?: Encoding): Uint8Array => shared.bytesOf(write(message, encoding))
 
 /**
  * The same, as a text where it is JSON: who writes it into memory of its own needs no bytes.
@@ -340,24 +340,6 @@ export const encode = (message: Message, encoding: Encoding = "json"): Uint8Arra
  */
 export const write = (message: Message, encoding: Encoding = "json"): Uint8Array | string =>
   (encoding === "msgpack" && msgPack.encode(message)) || textOf(message)
-
-/**
- * The bytes of a frame that may be a text.
- *
- * @since 0.1.0
- * @category encoding
- */
-export const bytesOf = (frame: Uint8Array | string): Uint8Array =>
-  typeof frame === "string" ? Buffer.from(frame) : frame
-
-/**
- * How many they are.
- *
- * @since 0.1.0
- * @category encoding
- */
-export const sizeOf = (frame: Uint8Array | string): number =>
-  typeof frame === "string" ? Buffer.byteLength(frame) : frame.byteLength
 
 // Of the two that come with every request the envelope is written by hand: twice as fast.
 const textOf = (message: Message): string => {

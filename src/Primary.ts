@@ -24,6 +24,7 @@ import { addFinalizer } from "./internal/finalizer.js"
 import * as lazyScope from "./internal/lazyScope.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
+import { bytesOf, sizeOf } from "./internal/wire.js"
 import * as Message from "./Message.js"
 import type { Connection, Listener } from "./Protocol.js"
 import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
@@ -206,7 +207,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const send = (peer: Peer, frame: Frame): Effect.Effect<void> =>
     isSent(peer, frame)
       ? Effect.void
-      : Effect.catchAll(peer.connection.send(Message.bytesOf(frame)), () =>
+      : Effect.catchAll(peer.connection.send(bytesOf(frame)), () =>
           Effect.sync(() => {
             peer.connected = false
           })
@@ -226,7 +227,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       const message = { _tag: "Refused", reason, id } as const
       const frame = Message.write({ ...message, ...(detail === undefined ? undefined : { detail }) }, peer.encoding)
       // The detail may quote a payload as large as a frame.
-      return Message.sizeOf(frame) <= peer.maxFrameBytes ? send(peer, frame) : tell(peer, message)
+      return sizeOf(frame) <= peer.maxFrameBytes ? send(peer, frame) : tell(peer, message)
     })
 
   // In batches: a map that loses its first entry again and again is slow to find the next one.
@@ -268,7 +269,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       const encoded = encodeExit(id, given.exit, owner.encoding)
       const exit = encoded === undefined ? defect("the reply cannot be written as JSON") : given.exit
       const frame = encoded ?? encodeExit(id, exit, owner.encoding)!
-      const isSmall = Message.sizeOf(frame) <= Math.min(rememberedExitBytes, config.maxFrameBytes / 2)
+      const isSmall = sizeOf(frame) <= Math.min(rememberedExitBytes, config.maxFrameBytes / 2)
       settle(entry, "done", isSmall ? exit : undefined)
       handled++
       reply = (peer) => send(peer, fitting(peer, id, frame))
@@ -697,7 +698,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
 
   const install: Server["install"] = <R>(handler: Handler<R>) =>
     Effect.flatMap(Effect.runtime<Exclude<R, Scope.Scope>>(), ({ context, fiberRefs, runtimeFlags }) => {
-      const forkIn = forking(fiberRefs)
+      const inherited = inheriting(fiberRefs)
       // Whatever `serve` was called in: the handler says where it can be interrupted. What it needs is there from the
       // start, as each change of a fiber's context costs as much as the rest of a small request.
       const uninterruptible = RuntimeFlags.disable(runtimeFlags, RuntimeFlags.Interruption)
@@ -705,7 +706,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         const scope = lazyScope.make()
         const own = Context.add(context, Scope.Scope, scope) as Context.Context<R | Scope.Scope>
         return Runtime.runFork(
-          Runtime.make({ context: own, fiberRefs: forkIn.fiberRefs, runtimeFlags: uninterruptible }),
+          Runtime.make({ context: own, fiberRefs: inherited.fiberRefs, runtimeFlags: uninterruptible }),
           Effect.suspend(() =>
             handler({
               payload: entry.request.payload,
@@ -715,7 +716,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
               answer: (given) => Effect.suspend(() => answer(entry, given))
             })
           ),
-          forkIn
+          inherited
         )
       }
       // All start now, in order; who reads slowly holds up nobody.
@@ -739,7 +740,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
 
 // To ask each reference of a fiber what becomes of it in another one costs a tenth of a small request; hardly any does more
 // than to pass on what it holds.
-const forking = (captured: FiberRefs.FiberRefs) => {
+const inheriting = (captured: FiberRefs.FiberRefs) => {
   const isPlain = [...FiberRefs.forkAs(captured, FiberId.unsafeMake()).locals].every(
     ([ref, stack]) => captured.locals.get(ref) === stack
   )
@@ -782,7 +783,7 @@ const encodeExit = (
 
 // What a peer said that it cannot read would break the connection, and all else that it carries.
 const fitting = (peer: Peer, id: string, frame: Frame): Frame => {
-  const size = Message.sizeOf(frame)
+  const size = sizeOf(frame)
   if (size <= peer.maxFrameBytes) return frame
   return encodeExit(id, defect(`the reply has ${size} bytes, the limit is ${peer.maxFrameBytes}`), peer.encoding)!
 }

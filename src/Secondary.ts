@@ -24,6 +24,7 @@ import { firstOf } from "./internal/fallback.js"
 import { addFinalizer } from "./internal/finalizer.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
+import { bytesOf, sizeOf } from "./internal/wire.js"
 import * as Message from "./Message.js"
 import type { Connection, Protocol } from "./Protocol.js"
 import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
@@ -663,7 +664,7 @@ const converse = Effect.fnUntraced(function* (
         return failed("Malformed", "the message cannot be written as JSON", undelivered, cause)
       }
       const maxFrameBytes = Math.min(config.maxFrameBytes, welcome.maxFrameBytes)
-      const size = Message.sizeOf(frame)
+      const size = sizeOf(frame)
       if (size > maxFrameBytes) {
         const detail = `the message has ${size} bytes, the limit is ${maxFrameBytes}`
         return failed("TooLarge", detail, undelivered)
@@ -687,7 +688,7 @@ const converse = Effect.fnUntraced(function* (
       calls.set(call.id, call)
       if (message._tag === "Request") told = unsent === 0 ? launch : undefined
       // From here on the primary may have it.
-      if (connection.offer?.(frame) !== true) sendLater(call, Message.bytesOf(frame))
+      if (connection.offer?.(frame) !== true) sendLater(call, bytesOf(frame))
       return Effect.catchAllCause(restore(outcome(call)), (cause) =>
         Cause.isInterruptedOnly(cause)
           ? Effect.zipRight(interrupt(call), Effect.failCause(cause))

@@ -7,10 +7,11 @@ import * as net from "node:net"
 import * as path from "node:path"
 import { Duplex } from "node:stream"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Layer, Scope } from "effect"
+import { Context, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
 import { InstanceId } from "effect-single-instance/InstanceId"
 import { type Connection, type ListenOptions, Protocol } from "effect-single-instance/Protocol"
 import * as SharedMemory from "effect-single-instance/protocol/SharedMemory"
+import type { ProtocolError } from "effect-single-instance/SingleInstanceError"
 import { Decoder, encode } from "../src/internal/framing.js"
 import * as localSocket from "../src/internal/localSocket.js"
 import * as native from "../src/internal/native.js"
@@ -116,8 +117,8 @@ class Answering extends Duplex {
 
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
     this.written.push(Buffer.from(chunk))
-    done()
     if (this.questions-- > 0) this.borrower(encode(Buffer.from("question")))
+    done()
   }
 
   lend(take: (chunk: Buffer) => void): void {
@@ -220,6 +221,28 @@ describe("SharedMemory", () => {
         Array.from({ length: 200 }, (_, sent) => "x".repeat(sent))
       )
       assert.strictEqual(told.length - 200, answered)
+    })
+  )
+
+  it.scopedLive("wakes who waits for room since amid a write", () =>
+    Effect.gen(function* () {
+      const stream = new Answering()
+      const { connection } = nodeSocket.make(stream, { protocol: "shm", maxFrameBytes })
+      const waiting: Array<Fiber.RuntimeFiber<void, ProtocolError>> = []
+      yield* Effect.forkScoped(
+        pump(connection, () => {
+          if (connection.offer!("answer")) return Effect.void
+          waiting.push(Effect.runFork(connection.send(Buffer.from("answer"))))
+          return Effect.void
+        })
+      )
+      yield* Effect.yieldNow()
+      // As large as what a stream takes before it is full, and written at once.
+      assert.isTrue(connection.offer!("x".repeat(16_400)))
+      assert.isAbove(waiting.length, 0)
+      const sent = yield* Effect.timeoutOption(Fiber.joinAll(waiting), "10 seconds")
+      stream.destroy()
+      assert.isTrue(Option.isSome(sent))
     })
   )
 

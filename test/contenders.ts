@@ -7,7 +7,7 @@ import * as fs from "node:fs"
 import { createRequire } from "node:module"
 import type * as net from "node:net"
 import { tmpdir, userInfo } from "node:os"
-import { basename, dirname, join } from "node:path"
+import { basename, join } from "node:path"
 import { NodeContext } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
 import { Cause, Effect, Either, Exit, type Scope } from "effect"
@@ -148,10 +148,10 @@ export const kindsOver = (...names: ReadonlyArray<ProtocolName>): ReadonlyArray<
 export const kindsOfPrimary: ReadonlyArray<string> = kindsOver(...protocols().map(({ name }) => name as ProtocolName))
 
 /** A stress run keeps what a violation is explained with, since the same seed need not show it again. */
-const keepLogs = (logs: string, exit: Exit.Exit<unknown, unknown>): void => {
+const keepLogs = (base: string, exit: Exit.Exit<unknown, unknown>): void => {
   const kept = process.env.STRESS_LOGS
   if (kept === undefined || Exit.isSuccess(exit) || Cause.isInterruptedOnly(exit.cause)) return
-  fs.cpSync(logs, join(kept, basename(dirname(logs))), { recursive: true })
+  fs.cpSync(join(base, "logs"), join(kept, basename(base)), { recursive: true })
 }
 
 /** A place for one test: an id, a directory and logs of its own, all removed with the scope. */
@@ -160,7 +160,7 @@ export const makeArena: Effect.Effect<Arena, never, Scope.Scope> = Effect.gen(fu
     Effect.sync(() => fs.mkdtempSync(join(tmpdir(), "esi-"))),
     (base, exit) =>
       Effect.promise(async () => {
-        keepLogs(join(base, "logs"), exit)
+        keepLogs(base, exit)
         await fs.promises.rm(base, { recursive: true, force: true, maxRetries: 20 })
       })
   )

@@ -1,9 +1,9 @@
 /**
  * What a primary holds after many connections and many peers that were killed: what it held before. Connections are those
  * that it accepted, as its own listener counts them; each peer is a process of its own, and is killed with some
- * connections open, half of them amid a handler, and others just being opened and closed.
+ * connections open, half of them amid a handler, and others just being opened and closed. And what a fiber holds that goes
+ * on after it has led or sent.
  */
-
 import { NodeContext } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Deferred, Effect, Layer, Schema } from "effect"

@@ -204,7 +204,8 @@ export const make = (
   }
 
   const isFull = () => socket.writableLength >= socket.writableHighWaterMark
-  // By the end of each write: where one begins within another, "drain" does not come for every time that there is no room.
+  // By the end of each write. Node takes a stream for full only when `write` returns (20.20): "drain" does not come for who
+  // began to wait within one that was through by then.
   const release = () => {
     if (draining.length === 0 || isFull()) return
     const senders = draining

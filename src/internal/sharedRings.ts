@@ -285,8 +285,8 @@ export class SharedRings extends Duplex {
 
   override resume(): this {
     super.resume()
-    // The stream itself asks only once where nothing is pushed.
-    if (this.borrower !== undefined) process.nextTick(() => this._read())
+    // The stream itself asks only once, as nothing is pushed.
+    process.nextTick(() => this._read())
     return this
   }
 
@@ -392,30 +392,24 @@ export class SharedRings extends Duplex {
   private receive(): boolean {
     let moved = false
     // Who is lent a chunk may have something to write.
-    while (this.wanted && !this.lending && this.rings !== undefined) {
+    while (this.wanted && !this.lending && this.borrower !== undefined && this.rings !== undefined) {
       const chunk = this.rings.incoming.take()
       if (chunk === undefined) break
       moved = true
       if (this.rings.incoming.claimsBell()) this.ring()
-      this.wanted = this.give(chunk)
+      this.lending = true
+      try {
+        this.borrower(chunk)
+      } finally {
+        this.lending = false
+      }
+      this.wanted = !this.isPaused()
     }
     if (this.wanted && this.ended && this.rings !== undefined) {
       this.wanted = false
       this.push(null)
     }
     return moved
-  }
-
-  /** Whether it is to be given more. */
-  private give(chunk: Buffer): boolean {
-    if (this.borrower === undefined) return this.push(Buffer.from(chunk))
-    this.lending = true
-    try {
-      this.borrower(chunk)
-    } finally {
-      this.lending = false
-    }
-    return !this.isPaused()
   }
 
   private transmit(): boolean {

@@ -35,6 +35,14 @@ export const parse = (frame: Uint8Array): unknown => {
 const bufferOf = (frame: Uint8Array): Buffer =>
   Buffer.isBuffer(frame) ? frame : Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength)
 
+/** The bytes of a frame that may be a text. */
+export const bytesOf = (frame: Uint8Array | string): Uint8Array =>
+  typeof frame === "string" ? Buffer.from(frame) : frame
+
+/** How many they are. */
+export const sizeOf = (frame: Uint8Array | string): number =>
+  typeof frame === "string" ? Buffer.byteLength(frame) : frame.byteLength
+
 /** Whether it can be a message. */
 export const isTagged = (value: unknown): value is { readonly _tag: string } =>
   typeof value === "object" && value !== null && "_tag" in value && typeof value._tag === "string"

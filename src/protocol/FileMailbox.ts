@@ -296,8 +296,6 @@ class Side {
       readonly take: (incoming: Incoming) => Effect.Effect<string | undefined, unknown>
       /** What becomes of it when it was read. */
       readonly taken: (name: string) => Effect.Effect<void>
-      /** Whether what nobody looked at is given back. */
-      readonly returning: boolean
     }
   ) {}
 
@@ -521,32 +519,35 @@ class Side {
       return Effect.ignore(this.post("e", none))
     })
 
+  // Takes nothing more. What a sender was answered is no one else's, and what a dead primary had taken it may have looked at.
   private readonly decline: Effect.Effect<void> = Effect.suspend(() => {
     const { held } = this
     this.declined = true
     this.held = undefined
     this.inbox = []
     this.incoming = []
-    return this.options.returning
-      ? Effect.flatMap(list(this.folder), (names) =>
-          Effect.forEach(
-            names.filter((name) => {
-              const [, state, , lane, , , kind] = patterns.mail.exec(name) ?? []
-              return name === held || (state === "n" && lane === this.lane && kind === "f")
-            }),
-            (name) => Effect.ignore(rename(this.folder, name, returned(name))),
-            { discard: true }
-          )
-        )
-      : Effect.void
+    if (this.options.durable || this.options.whole) return Effect.void
+    return Effect.flatMap(list(this.folder), (names) =>
+      Effect.forEach(
+        names.filter((name) => {
+          const [, state, , lane, , , kind] = patterns.mail.exec(name) ?? []
+          return name === held || (state === "n" && lane === this.lane && kind === "f")
+        }),
+        (name) => Effect.ignore(rename(this.folder, name, returned(name))),
+        { discard: true }
+      )
+    )
   })
+
+  readonly giveBack: Effect.Effect<void> = Effect.suspend(() =>
+    this.options.numbering.lock.withPermits(1)(Effect.uninterruptible(this.decline))
+  )
 
   get connection(): Connection {
     return {
       vouched: true,
       send: this.send,
       receive: this.receive,
-      giveBack: this.options.numbering.lock.withPermits(1)(Effect.uninterruptible(this.decline)),
       trust: Effect.sync(() => {
         this.trusted = true
       })
@@ -557,10 +558,10 @@ class Side {
   readonly leave: Effect.Effect<void> = Effect.suspend(() =>
     this.options.numbering.lock.withPermits(1)(
       Effect.suspend(() => {
-        if (this.failed) return Effect.void
         const closed = error("Disconnected", "this side closed the connection", "Unknown")
         if (!this.over && this.lost === undefined) return Effect.zipRight(this.decline, this.fail(closed))
         this.inbox = []
+        if (this.failed) return Effect.void
         // Nobody will take it.
         const leaving = Effect.forEach(this.outgoing.keys(), (name) => remove(this.folder, name), { discard: true })
         // Whoever is primary by now is told, for what it may have answered, or may still be about to.
@@ -647,9 +648,7 @@ const listen = (
         taken: (name) => {
           claims.push(name)
           return claims.length > keptClaims ? remove(folder, claims.shift()!) : Effect.void
-        },
-        // What a dead primary had taken it may have looked at.
-        returning: !recovered
+        }
       })
       const key = recovered ? `${lane} recovered` : lane
       const close = Effect.suspend(() => {
@@ -832,7 +831,7 @@ const listen = (
         const { close, recovered, side } = first
         return side.accept.pipe(
           Effect.zipRight(addFinalizer(() => close)),
-          Effect.as({ ...side.connection, recovered })
+          Effect.as({ ...side.connection, giveBack: side.giveBack, recovered })
         )
       })
       return Effect.zipRight(lead, next)
@@ -881,8 +880,7 @@ const connect = (
       numbering: makeNumbering(0),
       whole: false,
       take: ({ name }) => Effect.succeed(name),
-      taken: (name) => remove(folder, name),
-      returning: false
+      taken: (name) => remove(folder, name)
     })
     const wakes = yield* waker.make(folder)
     const scan = Effect.gen(function* () {
