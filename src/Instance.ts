@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { randomUUID } from "node:crypto"
+import { randomBytes, randomUUID } from "node:crypto"
 import * as Cause from "effect/Cause"
 import * as Chunk from "effect/Chunk"
 import type * as Clock from "effect/Clock"
@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as ExecutionStrategy from "effect/ExecutionStrategy"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
@@ -433,27 +434,31 @@ export const make = <Request, Reply, Failure, Broadcast>(
       return { target, session: yield* Secondary.connect(target) }
     })
 
-    const exchange = (
-      target: Secondary.Target,
-      session: Secondary.Session,
-      request: Secondary.Request,
-      { replyTimeout }: SendOptions,
-      conclude = concluding(session)
-    ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> => {
-      const delivering = Secondary.deliver(target, session, request, conclude)
-      if (replyTimeout === undefined) return delivering
-      return Effect.timeoutFail(Effect.interruptible(delivering), {
-        duration: replyTimeout,
-        onTimeout: () =>
-          new TimeoutError({
-            phase: "reply",
-            id,
-            millis: Duration.toMillis(replyTimeout),
-            pid: session.primary.pid,
-            outcome: "Unknown",
-            messageId: request.id
-          })
-      })
+    // Sends at once, and waits where interruption is restored.
+    const exchange = (target: Secondary.Target, session: Secondary.Session) => {
+      const deliver = Secondary.delivering(target, session, concluding(session))
+      return (
+        request: Secondary.Request,
+        { replyTimeout }: SendOptions,
+        restore: Secondary.Restore
+      ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> => {
+        if (replyTimeout === undefined) return deliver(request, restore)
+        return Effect.timeoutFail(
+          Effect.interruptible(Effect.uninterruptibleMask((restore) => deliver(request, restore))),
+          {
+            duration: replyTimeout,
+            onTimeout: () =>
+              new TimeoutError({
+                phase: "reply",
+                id,
+                millis: Duration.toMillis(replyTimeout),
+                pid: session.primary.pid,
+                outcome: "Unknown",
+                messageId: request.id
+              })
+          }
+        )
+      }
     }
 
     // What the handler's exit means to the sender.
@@ -523,10 +528,9 @@ export const make = <Request, Reply, Failure, Broadcast>(
           }),
           Effect.flatMap(({ session, target }) =>
             Effect.map(
-              Effect.withFiberRuntime<Reply, Failure | TimeoutError | ProtocolError>((fiber) => {
+              Effect.uninterruptibleMask((restore) => {
                 const launch = encodeLaunch(prepared.launch)
-                const asked = requestOf(prepared.payload, launch, letter, send, fiber.currentContext)
-                return exchange(target, session, asked, send)
+                return exchange(target, session)(requestOf(prepared.payload, launch, letter, send), send, restore)
               }),
               (reply): Delivered<Reply> => ({
                 _tag: "Delivered",
@@ -630,10 +634,10 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const connect = Effect.map(conversation, ({ session, target }): Client<Request, Reply, Failure, Broadcast> => {
       // The very same one each time, so that the session need not send it again.
       let own: Message.Request["launch"]
-      // Cheaper than a name of its own for each message.
-      const name = randomUUID()
+      // Cheaper than a name of its own for each message, and short, as it is read four times.
+      const name = randomBytes(16).toString("base64url")
       let count = 0
-      const conclude = concluding(session)
+      const deliver = exchange(target, session)
       return {
         get primary() {
           return session.primary
@@ -642,16 +646,17 @@ export const make = <Request, Reply, Failure, Broadcast>(
         address: session.address,
         closed: session.closed,
         send: (request, options = noOptions) =>
-          Effect.withFiberRuntime((fiber) => {
+          Effect.uninterruptibleMask((restore) => {
             const isOwn = options.launch === undefined && (codec.encodeRequest !== undefined || request === undefined)
             if (isOwn) own ??= encodeLaunch(currentLaunch())
             const ask = (payload: unknown) => {
               const launch = isOwn ? own : encodeLaunch(launchOf(request, options.launch))
               const letter = { message: `${name}.${++count}`, repeatable: false, redelivered: false }
-              const asked = requestOf(payload, launch, letter, options, fiber.currentContext)
-              return exchange(target, session, asked, options, conclude)
+              return deliver(requestOf(payload, launch, letter, options), options, restore)
             }
-            return Contract.match(encode(request), { onFailure: Effect.fail, onSuccess: ask })
+            const encoded = encode(request)
+            const payload = Either.isEither(encoded) ? encoded : restore(encoded)
+            return Contract.match(payload, { onFailure: Effect.fail, onSuccess: ask })
           }),
         broadcasts: Stream.repeatEffectChunk(Effect.map(session.broadcasts, Chunk.unsafeFromArray)).pipe(
           Stream.mapEffect(({ missed, payload }) =>
@@ -707,13 +712,12 @@ const requestOf = (
   payload: unknown,
   launch: Message.Request["launch"],
   { message, redelivered, repeatable }: Letter,
-  { detached = false, onOutput }: SendOptions,
-  context: Context.Context<never>
+  { detached = false, onOutput }: SendOptions
 ): Secondary.Request => ({
   id: message,
   payload,
   launch,
-  trace: traceOf(context),
+  trace: currentTrace(),
   detached,
   repeatable,
   redelivered,
@@ -804,17 +808,20 @@ const handle =
     codec: Contract.Codec<Request, Reply, Failure, Broadcast>,
     handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
   ): Conversation.Handler<R> =>
-  ({ answer, launch, payload, scope, trace }) => {
+  ({ answer, launch, payload, release, trace }) => {
     const reply = (exit: Exit.Exit<Reply, Failure>) =>
       Contract.match(codec.encodeExit(exit), {
         onFailure: Effect.fail,
         onSuccess: (exit) => answer({ _tag: "Exit", exit })
       })
-    const end = (exit: Exit.Exit<Reply, Failure>) =>
-      Effect.matchCauseEffect(Scope.close(scope, exit), {
+    const end = (exit: Exit.Exit<Reply, Failure>) => {
+      const releasing = release(exit)
+      if (releasing === undefined) return reply(exit)
+      return Effect.matchCauseEffect(releasing, {
         onFailure: (cause) => reply(Exit.zipLeft(exit, Exit.failCause(cause))),
         onSuccess: () => reply(exit)
       })
+    }
     const run = (request: Request) =>
       Effect.matchCauseEffect(
         Effect.interruptible(
@@ -850,8 +857,9 @@ const traced = <A, E, R>(
         attributes: { id, message: launch.message, protocol: launch.protocol }
       })
 
-const traceOf = (context: Context.Context<never>): Message.Request["trace"] => {
-  const span = Option.getOrUndefined(Context.getOption(context, Tracer.ParentSpan))
+const currentTrace = (): Message.Request["trace"] => {
+  const fiber = Option.getOrUndefined(Fiber.getCurrentFiber())
+  const span = fiber?.currentContext.unsafeMap.get(Tracer.ParentSpan.key) as Tracer.AnySpan | undefined
   if (span === undefined) return undefined
   const { sampled, spanId, traceId } = span
   return { sampled, spanId, traceId }

@@ -348,7 +348,7 @@ const textOf = (message: Message): string => {
   const rest =
     _tag === "Exit"
       ? field("exit", message.exit)
-      : `${field("deadline", message.deadline)}${field("payload", message.payload)}`
+      : `${message.deadline === undefined ? "" : `,"deadline":${message.deadline}`}${field("payload", message.payload)}`
   return `{"_tag":"${_tag}","id":${JSON.stringify(id)}${rest}}`
 }
 

@@ -24,7 +24,7 @@ import { addFinalizer } from "./internal/finalizer.js"
 import * as lazyScope from "./internal/lazyScope.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
-import { bytesOf, sizeOf } from "./internal/wire.js"
+import { bytesOf, fits, sizeOf } from "./internal/wire.js"
 import * as Message from "./Message.js"
 import type { Connection, Listener } from "./Protocol.js"
 import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
@@ -61,8 +61,9 @@ export type Answer =
   | { readonly _tag: "Malformed"; readonly detail: string }
 
 /**
- * Runs one request, in a fiber that begins uninterruptible. It must close `scope`, which is its context's, and then run
- * `answer` exactly once, also when it is interrupted; one that ends without is answered as one that died.
+ * Runs one request, in a fiber that begins uninterruptible. It must close the scope that is its context's, and then run
+ * `answer` exactly once, also when it is interrupted; one that ends without is answered as one that died. `release` closes
+ * the scope when it is called, and gives what is to be run for that, if anything was added.
  *
  * @since 0.1.0
  * @category models
@@ -71,7 +72,7 @@ export type Handler<R> = (request: {
   readonly payload: unknown
   readonly launch: IncomingLaunch
   readonly trace: Message.Request["trace"]
-  readonly scope: Scope.CloseableScope
+  readonly release: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<void> | undefined
   readonly answer: (answer: Answer) => Effect.Effect<void>
 }) => Effect.Effect<void, never, R | Scope.Scope>
 
@@ -127,10 +128,10 @@ interface Entry {
   interrupted: boolean
 }
 
-// What is kept of it afterwards.
+// What is kept of it afterwards: the exit as it was sent.
 interface Ended {
   readonly state: "done" | "struck"
-  readonly exit: ExitEncoded<unknown, unknown, unknown> | undefined
+  readonly sent: Frame | undefined
 }
 
 // A connection whose other side has proven itself.
@@ -227,7 +228,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       const message = { _tag: "Refused", reason, id } as const
       const frame = Message.write({ ...message, ...(detail === undefined ? undefined : { detail }) }, peer.encoding)
       // The detail may quote a payload as large as a frame.
-      return sizeOf(frame) <= peer.maxFrameBytes ? send(peer, frame) : tell(peer, message)
+      return fits(frame, peer.maxFrameBytes) ? send(peer, frame) : tell(peer, message)
     })
 
   // In batches: a map that loses its first entry again and again is slow to find the next one.
@@ -240,7 +241,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     }
   }
 
-  const settle = (entry: Entry, state: Ended["state"], exit?: Ended["exit"]) => {
+  const settle = (entry: Entry, state: Ended["state"], sent?: Frame) => {
     entry.state = "ended"
     entry.fiber = undefined
     entry.owner.open.delete(entry)
@@ -249,7 +250,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     requests.delete(entry.id)
     // A map that grew anew keeps the entries of the old one until the next full collection, and what they refer to.
     entry.request = noRequest
-    remember(entry.id, { state, exit })
+    remember(entry.id, { state, sent })
   }
 
   const answer = (entry: Entry, given: Answer): Effect.Effect<void> => {
@@ -266,11 +267,11 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       settle(entry, "struck")
       reply = (peer) => refuse(peer, id, "Malformed", given.detail)
     } else {
-      const encoded = encodeExit(id, given.exit, owner.encoding)
-      const exit = encoded === undefined ? defect("the reply cannot be written as JSON") : given.exit
-      const frame = encoded ?? encodeExit(id, exit, owner.encoding)!
-      const isSmall = sizeOf(frame) <= Math.min(rememberedExitBytes, config.maxFrameBytes / 2)
-      settle(entry, "done", isSmall ? exit : undefined)
+      const frame =
+        encodeExit(id, given.exit, owner.encoding) ??
+        encodeExit(id, defect("the reply cannot be written as JSON"), owner.encoding)!
+      const isSmall = fits(frame, Math.min(rememberedExitBytes, config.maxFrameBytes / 2))
+      settle(entry, "done", isSmall ? frame : undefined)
       handled++
       reply = (peer) => send(peer, fitting(peer, id, frame))
     }
@@ -394,9 +395,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     const entry = requests.get(id)
     if (entry === undefined) {
       const end = ended.get(id)
-      if (end !== undefined) return say(end.state, end.exit)
+      if (end !== undefined) return say(end.state, end.sent && exitOf(end.sent))
       if (!strike || peer.astray) return say("unknown")
-      remember(id, { state: "struck", exit: undefined })
+      remember(id, { state: "struck", sent: undefined })
       return say("struck")
     }
     if (entry.state === "pending") {
@@ -712,7 +713,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
               payload: entry.request.payload,
               launch: incoming(entry),
               trace: entry.request.trace,
-              scope,
+              release: (exit) => lazyScope.close(scope, exit),
               answer: (given) => Effect.suspend(() => answer(entry, given))
             })
           ),
@@ -781,11 +782,16 @@ const encodeExit = (
   }
 }
 
+const exitOf = (sent: Frame): unknown => {
+  const message = Either.getOrThrow(Message.decode(bytesOf(sent)))
+  return message._tag === "Exit" ? message.exit : undefined
+}
+
 // What a peer said that it cannot read would break the connection, and all else that it carries.
 const fitting = (peer: Peer, id: string, frame: Frame): Frame => {
-  const size = sizeOf(frame)
-  if (size <= peer.maxFrameBytes) return frame
-  return encodeExit(id, defect(`the reply has ${size} bytes, the limit is ${peer.maxFrameBytes}`), peer.encoding)!
+  if (fits(frame, peer.maxFrameBytes)) return frame
+  const detail = `the reply has ${sizeOf(frame)} bytes, the limit is ${peer.maxFrameBytes}`
+  return encodeExit(id, defect(detail), peer.encoding)!
 }
 
 const defect = (message: string): ExitEncoded<never, never, unknown> => ({

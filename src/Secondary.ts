@@ -24,7 +24,7 @@ import { firstOf } from "./internal/fallback.js"
 import { addFinalizer } from "./internal/finalizer.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
-import { bytesOf, sizeOf } from "./internal/wire.js"
+import { bytesOf, fits, sizeOf } from "./internal/wire.js"
 import * as Message from "./Message.js"
 import type { Connection, Protocol } from "./Protocol.js"
 import type { SingleInstanceConfig } from "./SingleInstanceConfig.js"
@@ -89,14 +89,13 @@ export interface Session {
   readonly protocol: string
   readonly address: string
   readonly primary: { readonly pid: number; readonly version: string | null; readonly epoch: number }
+  /** Sends a request and waits for the exit of its handler; interruption travels. Errors tell the outcome. */
+  readonly request: (request: Request) => Effect.Effect<Reply, TimeoutError | ProtocolError>
   /**
-   * Sends a request and waits for the exit of its handler; interruption travels. Errors tell the outcome. With `conclude`
-   * the result is what that makes of either, as soon as it is known.
+   * The same where the caller masks interruption and hands over how to restore it: the request is sent at once, and the
+   * effect waits. Its result is what `conclude` makes of the exit, or of the error, as soon as it is known.
    */
-  readonly request: {
-    (request: Request): Effect.Effect<Reply, TimeoutError | ProtocolError>
-    <A, E>(request: Request, conclude: Conclude<A, E>): Effect.Effect<A, E>
-  }
+  readonly ask: <A, E>(request: Request, conclude: Conclude<A, E>, restore: Restore) => Effect.Effect<A, E>
   /** Asks what became of a request and, where it runs, waits for its exit. One that has not started is struck off. */
   readonly resolve: (id: string) => Effect.Effect<Reply, TimeoutError | ProtocolError>
   /** How busy the primary is. */
@@ -114,7 +113,18 @@ export interface Session {
  * @since 0.1.0
  * @category models
  */
-export type Conclude<A, E> = (known: Exit.Exit<Reply, TimeoutError | ProtocolError>) => Effect.Effect<A, E>
+export type Conclude<A, E> = (
+  known: Exit.Exit<Reply, TimeoutError | ProtocolError>,
+  request: { readonly id: string; readonly repeatable: boolean }
+) => Effect.Effect<A, E>
+
+/**
+ * What `Effect.uninterruptibleMask` gives.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Restore = <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>
 
 /**
  * @since 0.1.0
@@ -378,7 +388,7 @@ const converse = Effect.fnUntraced(function* (
     calls.delete(call.id)
     call.sending?.unsafeInterruptAsFork(FiberId.none)
     const { conclude, resume } = call
-    const result = conclude?.(known) ?? known
+    const result = conclude?.(known, call) ?? known
     resume?.(result)
     // As in `Primary`: nothing may hold what the map has held.
     call.result = resume === undefined ? result : Effect.void
@@ -641,62 +651,74 @@ const converse = Effect.fnUntraced(function* (
     sending.addObserver(onSent)
   }
 
-  // `question` makes the message when it is sent, and without the launch where the primary has it. From then on nothing
-  // interrupts but the wait: what is on its way must be followed by the interruption.
-  const begin = (
-    question: (launch: Message.Request["launch"]) => Question,
-    given?: Pick<Request, "launch" | "onOutput">,
+  // The message is made when it is sent, and without the launch where the primary has it.
+  const requestOf = (request: Request): Message.Request => {
+    const { detached, id, launch, payload, redelivered, repeatable, trace } = request
+    const message: { -readonly [K in keyof Message.Request]: Message.Request[K] } = { _tag: "Request", id, payload }
+    // JSON has no infinity.
+    if (Number.isFinite(millis)) message.deadline = clock.unsafeCurrentTimeMillis() + millis
+    if (launch !== undefined && (launch !== told || unsent > 0)) message.launch = launch
+    if (trace !== undefined) message.trace = trace
+    if (detached) message.detached = true
+    if (repeatable) message.repeatable = true
+    if (redelivered) message.redelivered = true
+    return message
+  }
+
+  // From the moment in which it is sent nothing interrupts but the wait: what is on its way must be followed by the
+  // interruption.
+  const ask = (
+    restore: Restore,
+    question: Exclude<Question, Message.Request> | Request,
     conclude?: Conclude<any, any>
   ): Effect.Effect<any, any> => {
-    const ask = (restore: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>): Effect.Effect<any, any> => {
-      const launch = given?.launch
-      const message = question(launch === told && unsent === 0 ? undefined : launch)
-      const undelivered = message._tag === "Status" ? "Unknown" : "NotDelivered"
-      if (over !== undefined) return new ProtocolError({ ...over, outcome: undelivered })
-      if (calls.size >= welcome.maxInFlight) {
-        return Effect.flatMap(restore(room), () => ask(restore))
-      }
-      if (calls.has(message.id)) return failed("Malformed", "a message with this id is under way", undelivered)
-      let frame: Uint8Array | string
-      try {
-        frame = Message.write(message, welcome.encoding)
-      } catch (cause) {
-        return failed("Malformed", "the message cannot be written as JSON", undelivered, cause)
-      }
-      const maxFrameBytes = Math.min(config.maxFrameBytes, welcome.maxFrameBytes)
-      const size = sizeOf(frame)
-      if (size > maxFrameBytes) {
-        const detail = `the message has ${size} bytes, the limit is ${maxFrameBytes}`
-        return failed("TooLarge", detail, undelivered)
-      }
-      use()
-      const call: Call = {
-        id: message.id,
-        tag: message._tag,
-        since: now(),
-        detached: message._tag === "Request" && message.detached === true,
-        repeatable: message._tag === "Request" && message.repeatable === true,
-        onOutput: given?.onOutput,
-        frame: nothing,
-        accepted: false,
-        asked: false,
-        sending: undefined,
-        conclude,
-        result: undefined,
-        resume: undefined
-      }
-      calls.set(call.id, call)
-      if (message._tag === "Request") told = unsent === 0 ? launch : undefined
-      // From here on the primary may have it.
-      if (connection.offer?.(frame) !== true) sendLater(call, bytesOf(frame))
-      return Effect.catchAllCause(restore(outcome(call)), (cause) =>
-        Cause.isInterruptedOnly(cause)
-          ? Effect.zipRight(interrupt(call), Effect.failCause(cause))
-          : Effect.failCause(cause)
-      )
+    const request = "_tag" in question ? undefined : question
+    const message = "_tag" in question ? question : requestOf(question)
+    const undelivered = message._tag === "Status" ? "Unknown" : "NotDelivered"
+    if (over !== undefined) return new ProtocolError({ ...over, outcome: undelivered })
+    if (calls.size >= welcome.maxInFlight) {
+      return Effect.flatMap(restore(room), () => ask(restore, question, conclude))
     }
-    return Effect.uninterruptibleMask(ask)
+    if (calls.has(message.id)) return failed("Malformed", "a message with this id is under way", undelivered)
+    let frame: Uint8Array | string
+    try {
+      frame = Message.write(message, welcome.encoding)
+    } catch (cause) {
+      return failed("Malformed", "the message cannot be written as JSON", undelivered, cause)
+    }
+    const maxFrameBytes = Math.min(config.maxFrameBytes, welcome.maxFrameBytes)
+    if (!fits(frame, maxFrameBytes)) {
+      const detail = `the message has ${sizeOf(frame)} bytes, the limit is ${maxFrameBytes}`
+      return failed("TooLarge", detail, undelivered)
+    }
+    use()
+    const call: Call = {
+      id: message.id,
+      tag: message._tag,
+      since: now(),
+      detached: request?.detached === true,
+      repeatable: request?.repeatable === true,
+      onOutput: request?.onOutput,
+      frame: nothing,
+      accepted: false,
+      asked: false,
+      sending: undefined,
+      conclude,
+      result: undefined,
+      resume: undefined
+    }
+    calls.set(call.id, call)
+    if (request !== undefined) told = unsent === 0 ? request.launch : undefined
+    // From here on the primary may have it.
+    if (connection.offer?.(frame) !== true) sendLater(call, bytesOf(frame))
+    return Effect.catchAllCause(restore(outcome(call)), (cause) =>
+      Cause.isInterruptedOnly(cause)
+        ? Effect.zipRight(interrupt(call), Effect.failCause(cause))
+        : Effect.failCause(cause)
+    )
   }
+  const begin = (question: Parameters<typeof ask>[1]): Effect.Effect<any, any> =>
+    Effect.uninterruptibleMask((restore) => ask(restore, question))
 
   const nextBroadcasts: Effect.Effect<ReadonlyArray<Broadcast>, ProtocolError> = Effect.suspend(() => {
     if (heardOf.length > 0) return Effect.succeed(heardOf.splice(0))
@@ -720,40 +742,18 @@ const converse = Effect.fnUntraced(function* (
     get primary() {
       return { pid: welcome.pid, version: welcome.version, epoch: welcome.epoch }
     },
-    request: (request: Request, conclude?: Conclude<any, any>) =>
-      begin(
-        (launch) => {
-          const { detached, id, payload, redelivered, repeatable, trace } = request
-          const message: { -readonly [K in keyof Message.Request]: Message.Request[K] } = {
-            _tag: "Request",
-            id,
-            payload
-          }
-          // JSON has no infinity.
-          if (Number.isFinite(millis)) message.deadline = clock.unsafeCurrentTimeMillis() + millis
-          if (launch !== undefined) message.launch = launch
-          if (trace !== undefined) message.trace = trace
-          if (detached) message.detached = true
-          if (repeatable) message.repeatable = true
-          if (redelivered) message.redelivered = true
-          return message
-        },
-        request,
-        conclude
-      ),
-    resolve: (id) => begin(() => ({ _tag: "Status", id, strike: true })),
+    request: begin,
+    ask: (request, conclude, restore) => ask(restore, request, conclude),
+    resolve: (id) => begin({ _tag: "Status", id, strike: true }),
     inspect: Effect.suspend(() => {
       const id = randomBytes(8).toString("hex")
-      return begin(() => ({ _tag: "Inspect", id }))
+      return begin({ _tag: "Inspect", id })
     }),
     broadcasts: Effect.suspend(() => {
       if (isListening) return nextBroadcasts
       isListening = true
       const id = randomBytes(8).toString("hex")
-      return Effect.zipRight(
-        begin(() => ({ _tag: "Listen", id })),
-        nextBroadcasts
-      )
+      return Effect.zipRight(begin({ _tag: "Listen", id }), nextBroadcasts)
     }),
     closed: Effect.async((resume) => {
       if (over !== undefined) return resume(Effect.void)
@@ -765,36 +765,30 @@ const converse = Effect.fnUntraced(function* (
 })
 
 /**
- * Sends one request over a session; its result is what `conclude` makes of the exit of its handler. Where the connection is
- * lost underway, the same primary is asked by id what became of it; only where it cannot say is the outcome `Unknown`.
+ * What sends requests over a session, as `Session.ask` does; their results are what `conclude` makes of the exits of their
+ * handlers. Where the connection is lost underway, the same primary is asked by id what became of one; only where it cannot
+ * say is the outcome `Unknown`.
  *
  * @since 0.1.0
  * @category operations
  */
-export const deliver: {
-  (target: Target, session: Session, request: Request): Effect.Effect<Reply, TimeoutError | ProtocolError>
-  <A, E>(
-    target: Target,
-    session: Session,
-    request: Request,
-    conclude: (reply: Reply) => Effect.Effect<A, E>
-  ): Effect.Effect<A, E | TimeoutError | ProtocolError>
-} = (
+export const delivering = <A, E>(
   target: Target,
   session: Session,
-  request: Request,
-  conclude: (reply: Reply) => Effect.Effect<any, any> = Effect.succeed
-) =>
-  session.request<any, any>(request, (known) => {
+  conclude: (reply: Reply) => Effect.Effect<A, E>
+): ((request: Request, restore: Restore) => Effect.Effect<A, E | TimeoutError | ProtocolError>) => {
+  const settle: Conclude<A, E | TimeoutError | ProtocolError> = (known, { id, repeatable }) => {
     if (Exit.isSuccess(known)) return conclude(known.value)
     const lost = Option.getOrUndefined(Cause.failureOption(known.cause))
     // What may be sent again need not be struck off.
-    if (lost?._tag !== "ProtocolError" || lost.outcome !== "Unknown" || request.repeatable) return known
+    if (lost?._tag !== "ProtocolError" || lost.outcome !== "Unknown" || repeatable) return Effect.failCause(known.cause)
     return connect(target).pipe(
       Effect.mapError(() => lost),
-      Effect.flatMap((again) => again.resolve(request.id)),
+      Effect.flatMap((again) => again.resolve(id)),
       Effect.mapError((error) => (error.outcome === "Unknown" ? lost : error)),
       Effect.scoped,
       Effect.flatMap(conclude)
     )
-  })
+  }
+  return (request, restore) => session.ask(request, settle, restore)
+}

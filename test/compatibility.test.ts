@@ -293,10 +293,9 @@ const asking = (
     const { handled } = yield* session.inspect
     const news = yield* Effect.either(session.broadcasts ?? Effect.succeed([]))
     // Cut when it has begun; the primary is asked what became of it.
-    const detached = yield* Secondary.deliver(
-      target,
-      session,
-      message("detached", { detached: true, onOutput: undefined })
+    const deliver = Secondary.delivering(target, session, Effect.succeed)
+    const detached = yield* Effect.uninterruptibleMask((restore) =>
+      deliver(message("detached", { detached: true, onOutput: undefined }), restore)
     )
     const last = yield* Secondary.connect(target)
     yield* Effect.zipRight(last.inspect, atLast)

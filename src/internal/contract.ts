@@ -92,7 +92,7 @@ export const conclude = <Request, Reply, Failure, Broadcast, E>(
 ): Effect.Effect<Reply, Failure | E> => {
   // By far the most are such, and need no exit of their own.
   const reply = isSuccess(encoded) ? codec.decodeReply(encoded.value) : undefined
-  if (reply !== undefined && isRight(reply)) return reply
+  if (reply !== undefined && isRight(reply)) return Exit.succeed(reply.right)
   const onFailure = (detail: string) => Effect.fail(failed("Malformed", detail))
   if (reply !== undefined) return match(reply, { onFailure, onSuccess: Effect.succeed })
   return match(codec.decodeExit(encoded), {

@@ -25,7 +25,7 @@ const inboxFrames = 1024
 // connection keeps for that begins small and grows with its traffic: many may be idle.
 const largeFrame = 64 * 1024
 const smallSlab = 4 * 1024
-const batchBytes = 16 * 1024
+const batchBytes = 8 * 1024
 
 // What closing waits for the peer's end, in milliseconds.
 const lingerMillis = 1000
