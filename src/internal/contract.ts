@@ -1,5 +1,6 @@
 /**
- * A contract's schemas as functions, made once per tag: the hot path runs them for every message.
+ * A contract's schemas as functions: the hot path runs them for every message. Each is made when it is first called, as
+ * that costs a launch more than to connect, and most launches call two.
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
@@ -41,16 +42,17 @@ export const make = <Request, Reply, Failure, Broadcast>(
   const reply: Schema.Schema<Reply, any> = contract.reply ?? (Schema.Void as any)
   const failure: Schema.Schema<Failure, any> = contract.failure ?? (Schema.Never as any)
   const broadcast: Schema.Schema<Broadcast, any> = contract.broadcast ?? (Schema.Never as any)
-  const exit = Schema.Exit({ success: reply, failure, defect: Schema.Defect })
-  const encodeReply = ParseResult.encode(reply)
+  const exit = () => Schema.Exit({ success: reply, failure, defect: Schema.Defect })
+  const encodeReply = lazy(() => ParseResult.encode(reply))
   const encodeSuccess = (value: Reply) => ParseResult.map(encodeReply(value), success)
-  const decodeReply = ParseResult.decodeUnknown(reply)
-  const encodeWhole = ParseResult.encode(exit)
-  const decodeWhole = ParseResult.decodeUnknown(exit)
-  const encodeRequest = contract.request && ParseResult.encode(contract.request)
-  const decodeRequest = contract.request && ParseResult.decodeUnknown(contract.request)
-  const encodeBroadcast = ParseResult.encode(broadcast)
-  const decodeBroadcast = ParseResult.decodeUnknown(broadcast)
+  const decodeReply = lazy(() => ParseResult.decodeUnknown(reply))
+  const encodeWhole = lazy(() => ParseResult.encode(exit()))
+  const decodeWhole = lazy(() => ParseResult.decodeUnknown(exit()))
+  const { request } = contract
+  const encodeRequest = request && lazy(() => ParseResult.encode(request))
+  const decodeRequest = request && lazy(() => ParseResult.decodeUnknown(request))
+  const encodeBroadcast = lazy(() => ParseResult.encode(broadcast))
+  const decodeBroadcast = lazy(() => ParseResult.decodeUnknown(broadcast))
 
   return {
     encodeRequest: encodeRequest && ((request) => asked(encodeRequest, request)),
@@ -67,6 +69,14 @@ export const make = <Request, Reply, Failure, Broadcast>(
     decodeExit: (encoded) => asked(decodeWhole, encoded),
     encodeBroadcast: (message) => asked(encodeBroadcast, message),
     decodeBroadcast: (payload) => asked(decodeBroadcast, payload)
+  }
+}
+
+const lazy = <I, A>(make: () => (input: I) => A): ((input: I) => A) => {
+  let made: ((input: I) => A) | undefined
+  return (input) => {
+    made ??= make()
+    return made(input)
   }
 }
 
