@@ -51,13 +51,14 @@ const coalesceMillis = 250
  * @category operations
  */
 export const contend: <E, R>(
-  contest: Contest<E, R>
+  contest: Contest<E, R>,
+  options?: { readonly rehearse?: boolean | undefined } | undefined
 ) => Effect.Effect<Leader | Following, LockError | E, InstanceLock | R | Scope.Scope> = Effect.fnUntraced(function* <
   E,
   R
->(contest: Contest<E, R>) {
+>(contest: Contest<E, R>, options?: { readonly rehearse?: boolean | undefined }) {
   const lock = yield* InstanceLock
-  const verdict = yield* lock.contend(contest)
+  const verdict = yield* lock.contend({ ...contest, rehearse: options?.rehearse })
   if (verdict._tag === "Following") return verdict
   const lost = yield* Deferred.make<never, LockError>()
   let checked = yield* Deferred.make<void>()
@@ -92,7 +93,9 @@ export const standby: <E, R>(
   options?: { readonly onFollow?: ((record: InstanceRecord) => Effect.Effect<void>) | undefined }
 ) {
   let followed: string | undefined
-  const round = Effect.tap(contend(contest), (verdict) => {
+  // At first, when nobody waits for it: by far the most of an election is the first run of its code.
+  const run = Effect.suspend(() => contend(contest, { rehearse: followed === undefined }))
+  const round = Effect.tap(run, (verdict) => {
     if (verdict._tag === "Leading") return Effect.void
     const announce = followed === verdict.record.nonce ? undefined : options?.onFollow?.(verdict.record)
     followed = verdict.record.nonce

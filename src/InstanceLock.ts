@@ -116,13 +116,18 @@ export class InstanceLock extends Context.Tag("effect-single-instance/InstanceLo
     readonly inspect: (id: InstanceId) => Effect.Effect<Observation, LockError>
 
     /**
-     * One run of the election. `listen` is called only by a process that may win; a loser has no side effects. Fails with
-     * `LockError` where there is no verdict.
+     * One run of the election. `listen` is called only by a process that may win, or rehearses; of a loser nothing stays.
+     * Fails with `LockError` where there is no verdict.
      */
     readonly contend: <E, R>(options: {
       readonly id: InstanceId
       readonly version: string | null
       readonly listen: (candidate: Candidate) => Effect.Effect<ReadonlyArray<Endpoint>, E, R>
+      /**
+       * Whether to go all the way also where somebody lives, and to follow where that fails: what a later run needs is then
+       * loaded and compiled.
+       */
+      readonly rehearse?: boolean | undefined
     }) => Effect.Effect<Verdict, LockError | E, R | Scope.Scope>
 
     /**

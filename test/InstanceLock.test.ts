@@ -10,6 +10,7 @@ import * as MemoryLock from "effect-single-instance/lock/MemoryLock"
 import * as NodeLockFiles from "effect-single-instance/lock/NodeLockFiles"
 import * as TestPidVerifier from "effect-single-instance/pid/TestPidVerifier"
 import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConfig"
+import { LockError } from "effect-single-instance/SingleInstanceError"
 import { type Contender, endpoints, follow, id, lead, suite, type World } from "./contract/InstanceLock.js"
 
 /** Runs before each operation of a process on files; may interrupt it. */
@@ -203,6 +204,32 @@ describe("FileLock", () => {
       const follower = yield* spawn()
       Object.assign(follower.process.verifier, { self: Effect.die("its identity was asked for") })
       assert.strictEqual((yield* follow(follower)).record.nonce, record.nonce)
+    })
+  )
+
+  it.scopedLive("who rehearses goes all the way, leaves nothing behind, and follows", () =>
+    Effect.gen(function* () {
+      const { spawn, standing } = yield* fileWorld
+      const leader = yield* spawn()
+      const leading = yield* lead(leader)
+      const before = yield* standing
+      const operations: Array<string> = []
+      const standby = yield* spawn(undefined, (operation) => Effect.sync(() => operations.push(operation)))
+      const contend = (listen: ReturnType<typeof endpoints>["listen"] | (() => Effect.Effect<never, LockError>)) =>
+        standby.lock.contend({ id, version: null, listen, rehearse: true })
+      const { listen, open, opened } = endpoints()
+      const verdict = yield* contend(listen)
+      assert(verdict._tag === "Following")
+      assert.strictEqual(verdict.record.nonce, leading.record.nonce)
+      assert.deepStrictEqual([opened(), open.size], [1, 0])
+      assert.includeMembers(operations, ["openWitness", "write"])
+      assert.deepStrictEqual(yield* standing, before)
+      // A failure is not what it is about.
+      const failing = yield* contend(() => new LockError({ reason: "DirectoryUnusable", id, detail: "no room" }))
+      assert.strictEqual(failing._tag, "Following")
+      assert.deepStrictEqual(yield* standing, before)
+      yield* leader.crash
+      assert.strictEqual((yield* Effect.scoped(contend(listen)))._tag, "Leading")
     })
   )
 

@@ -1,6 +1,10 @@
 /**
  * The primary is killed: what becomes of the messages underway, who comes next, and how soon.
  */
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import * as fs from "node:fs"
+import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { type Contender, crossing, failing, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
@@ -17,6 +21,31 @@ const report = (what: string, nanos: ReadonlyArray<number>) => {
   const millis = nanos.map((time) => Math.round(time / 1e5) / 10).sort((a, b) => a - b)
   console.log(`${what}: median ${millis[millis.length >> 1]} ms of ${millis.join(", ")}`)
 }
+
+/** The numbers of a process' descriptors of inotify, and that of its liveness witness. */
+const descriptorsOf = (pid: number) => {
+  const sockets = fs.readFileSync("/proc/net/unix", "utf8").split("\n")
+  const folder = `/proc/${pid}/fd`
+  const watches: Array<number> = []
+  let witness = Number.NaN
+  for (const fd of fs.readdirSync(folder)) {
+    const target = fs.readlinkSync(path.join(folder, fd))
+    if (target === "anon_inode:inotify") watches.push(Number(fd))
+    const [, inode] = /^socket:\[(\d+)\]$/.exec(target) ?? []
+    const isWitness = sockets.some((line) => line.includes(` ${inode} `) && /\/w\.[0-9a-f]{32}$/.test(line))
+    if (inode !== undefined && isWitness) witness = Number(fd)
+  }
+  assert.isNotEmpty(watches)
+  assert.isNotNaN(witness)
+  return { watches, witness }
+}
+
+const lateWatch = `
+  require("node:net").createServer().listen(process.argv[1] + "/w.${"0".repeat(32)}", () => {
+    require("node:fs").watch(process.argv[1])
+    console.log("listens")
+  })
+`
 
 /** The primary is killed again and again, while all others send; answers how long each time took, and what they were told. */
 const whileSending = (options: StartOptions, kills: number) =>
@@ -141,6 +170,30 @@ describe("takeover after SIGKILL", () => {
           if (event === "outcome") assert.strictEqual(outcome, "Delivered", `${text}`)
       }),
     300_000
+  )
+
+  // The kernel closes what a dead process held from the last descriptor to the first (task_work_run, since 4.3), and waits
+  // for a grace period of its own where it closes one of inotify: whoever waits for the witness must not wait for that.
+  it.scopedLive.skipIf(process.platform !== "linux")("with a witness that is closed before what takes long", () =>
+    Effect.gen(function* () {
+      const arena = yield* makeArena
+      for (const mode of ["launch", "standby"] as const) {
+        const primary = yield* arena.start(mode)
+        yield* primary.waitFor("begin")
+        const { watches, witness } = descriptorsOf(yield* primary.pid)
+        assert.isAbove(witness, Math.max(...watches), mode)
+        yield* primary.kill
+      }
+      const late = yield* Effect.acquireRelease(
+        Effect.sync(() =>
+          spawn(process.execPath, ["-e", lateWatch, arena.directory], { stdio: ["ignore", "pipe", "inherit"] })
+        ),
+        (child) => Effect.sync(() => child.kill("SIGKILL"))
+      )
+      yield* Effect.promise(() => once(late.stdout, "data"))
+      const { watches, witness } = descriptorsOf(late.pid!)
+      assert.isBelow(witness, Math.min(...watches), "the canary: a watch that begins behind the witness")
+    })
   )
 
   it.scopedLive(

@@ -195,7 +195,8 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
   const candidature = Effect.fnUntraced(function* <E, R>(
     id: InstanceId,
     version: string | null,
-    listen: (candidate: Candidate) => Effect.Effect<ReadonlyArray<Endpoint>, E, R>
+    listen: (candidate: Candidate) => Effect.Effect<ReadonlyArray<Endpoint>, E, R>,
+    known: Succession.Known
   ) {
     const directory = yield* files.open(id)
     const own = yield* candidate(directory, version)
@@ -209,15 +210,16 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       epoch: yield* Clock.currentTimeMillis
     })
     yield* directory.write(`t.${nonce}`, InstanceRecord.encode(own.record))
-    const decision = yield* decide(id, own, new Set())
+    const decision = yield* decide(id, own, known)
     if (decision._tag !== "Won") return decision
     yield* Effect.ignore(collect(own))
     return lead(id, own, decision.took, decision.proof)
   })
 
-  // Step 0: whom to follow, before anything is opened.
+  // Step 0: whom to follow, before anything is opened; else who was proven dead.
   const survey = Effect.fnUntraced(function* (
-    id: InstanceId
+    id: InstanceId,
+    known: Map<string, Proof | undefined>
   ): Effect.fn.Return<Following | undefined, LockError | FileFailure, Scope.Scope> {
     const found = yield* files.find(id)
     if (Option.isNone(found)) return undefined
@@ -227,7 +229,10 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       if (seen._tag === "Missing") return undefined
       const judgement = yield* living(id, directory, seen)
       if (judgement._tag === "Alive") return follow(directory, judgement)
-      if (judgement._tag === "Dead") return undefined
+      if (judgement._tag === "Changed") continue
+      // What a tombstone proves depends on where it stands.
+      if (judgement.proof.rule !== "D0") known.set(seen.nonce, judgement.proof)
+      return undefined
     }
   })
 
@@ -235,19 +240,24 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
     readonly id: InstanceId
     readonly version: string | null
     readonly listen: (candidate: Candidate) => Effect.Effect<ReadonlyArray<Endpoint>, E, R>
+    readonly rehearse?: boolean | undefined
   }): Effect.fn.Return<Verdict, LockError | E, R | Scope.Scope> {
     const { id } = options
-    const existing = yield* Effect.catchIf(survey(id), isFileFailure, (failure) =>
-      toLockError(id, files.location(id), failure)
+    const known = new Map<string, Proof | undefined>()
+    const typed = <A, E, R>(effect: Effect.Effect<A, E | FileFailure, R>) =>
+      Effect.catchIf(effect, isFileFailure, (failure) => toLockError(id, files.location(id), failure))
+    const existing = yield* typed(survey(id, known))
+    const once = keepIf(
+      typed(candidature(id, options.version, options.listen, known)),
+      (verdict) => verdict._tag === "Leading"
     )
-    if (existing !== undefined) return existing
+    if (existing !== undefined) {
+      if (options.rehearse !== true) return existing
+      const outcome = yield* Effect.option(once)
+      return Option.isSome(outcome) && outcome.value._tag === "Leading" ? outcome.value : existing
+    }
     while (true) {
-      const outcome = yield* keepIf(
-        Effect.catchIf(candidature(id, options.version, options.listen), isFileFailure, (failure) =>
-          toLockError(id, files.location(id), failure)
-        ),
-        (verdict) => verdict._tag === "Leading"
-      )
+      const outcome = yield* once
       if (outcome._tag === "Leading") return outcome
       if (outcome._tag === "Follow") {
         const directory = yield* files.find(id)
@@ -284,7 +294,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       epoch: Math.max(seen.epoch + 1, own.record.epoch)
     })
     yield* directory.write(`t.${own.record.nonce}`, InstanceRecord.encode(own.record))
-    const decision = yield* decide(id, own, new Set([nonce]))
+    const decision = yield* decide(id, own, new Map([[nonce, undefined]]))
     own.state = "released"
     if (decision._tag !== "Won") return yield* refused("somebody took it over in the meantime", directory.path)
   })

@@ -135,6 +135,8 @@ const makeDirectory = Effect.fnUntraced(function* (
     }
   }
 
+  const { begin, changed } = yield* watch(directory)
+
   return {
     path: directory,
     lockName,
@@ -156,8 +158,13 @@ const makeDirectory = Effect.fnUntraced(function* (
         })
       }),
     openWitness: (nonce) =>
+      // Linux closes what a dead process held from the last descriptor to the first, and takes 10 ms for that of a watch:
+      // it comes before the witness, so that who waits for our end does not wait for that.
       isLinux
-        ? listen(`w.${nonce}`, socketPath(`w.${nonce}`), () => standing(`w.${nonce}`)!)
+        ? Effect.zipRight(
+            begin,
+            listen(`w.${nonce}`, socketPath(`w.${nonce}`), () => standing(`w.${nonce}`)!)
+          )
         : holdLock(`k.${nonce}`, at(`k.${nonce}`)),
     probe: (witness) =>
       Effect.suspend((): Effect.Effect<Probe> => {
@@ -184,7 +191,7 @@ const makeDirectory = Effect.fnUntraced(function* (
         ended === "hung up" || (ended === "ECONNREFUSED" && local && stands(witness)) ? Effect.void : pause
       )
     },
-    changed: yield* watch(directory)
+    changed
   }
 })
 
@@ -321,13 +328,16 @@ const hangUp = (socketPath: string): Effect.Effect<string> =>
     return Effect.sync(() => socket.destroy())
   })
 
-// Opened at the first use and closed with the directory; on Node its events are no more than hints.
-const watch = (directory: string): Effect.Effect<Effect.Effect<void>, never, Scope.Scope> =>
+// Opened at the first use, unless it has begun before, and closed with the directory; its events are no more than hints.
+const watch = (
+  directory: string
+): Effect.Effect<{ readonly begin: Effect.Effect<void>; readonly changed: Effect.Effect<void> }, never, Scope.Scope> =>
   Effect.gen(function* () {
     let watcher: fs.FSWatcher | undefined
     let dirty = false
     let waiting: (() => void) | undefined
     const open = () => {
+      if (watcher !== undefined) return
       try {
         watcher = fs.watch(directory, { persistent: false }, () => {
           dirty = true
@@ -339,8 +349,8 @@ const watch = (directory: string): Effect.Effect<Effect.Effect<void>, never, Sco
       }
     }
     yield* addFinalizer(() => Effect.sync(() => watcher?.close()))
-    return Effect.async<void>((resume) => {
-      if (watcher === undefined) open()
+    const changed = Effect.async<void>((resume) => {
+      open()
       waiting = () => {
         waiting = undefined
         dirty = false
@@ -351,4 +361,5 @@ const watch = (directory: string): Effect.Effect<Effect.Effect<void>, never, Sco
         waiting = undefined
       })
     })
+    return { begin: Effect.sync(open), changed }
   })

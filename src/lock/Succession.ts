@@ -72,6 +72,14 @@ export interface Candidature {
 }
 
 /**
+ * Of whom it is known that they are dead; without a proof where a person said so.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Known = ReadonlyMap<string, Liveness.Proof | undefined>
+
+/**
  * @since 0.1.0
  * @category models
  */
@@ -87,12 +95,8 @@ export interface Succession {
     directory: LockDirectory,
     seen: Predecessor
   ) => Effect.Effect<Judgement, LockError | FileFailure>
-  /** Steps 3 to 8. `believed` are nonces whose owners are dead by a person's word. */
-  readonly decide: (
-    id: InstanceId,
-    own: Candidature,
-    believed: ReadonlySet<string>
-  ) => Effect.Effect<Decision, LockError | FileFailure>
+  /** Steps 3 to 8. `known` are nonces whose owners are dead, by a proof or by a person's word: dead stays dead. */
+  readonly decide: (id: InstanceId, own: Candidature, known: Known) => Effect.Effect<Decision, LockError | FileFailure>
 }
 
 const maxChain = 1_000
@@ -146,7 +150,7 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
     }
   })
 
-  const decide: Succession["decide"] = Effect.fnUntraced(function* (id, own, believed) {
+  const decide: Succession["decide"] = Effect.fnUntraced(function* (id, own, known) {
     const { directory } = own
     const lock = directory.lockName
     contending: while (true) {
@@ -160,7 +164,9 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
       let current: Predecessor = first
       let proof: Liveness.Proof | undefined
       while (true) {
-        if (!believed.has(current.nonce)) {
+        if (known.has(current.nonce)) {
+          proof ??= known.get(current.nonce)
+        } else {
           const judgement = yield* living(id, directory, current)
           if (judgement._tag === "Changed") continue contending
           if (judgement._tag === "Alive") {

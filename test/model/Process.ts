@@ -17,6 +17,8 @@ import * as Model from "./ModelFiles.js"
 export interface Participant {
   readonly lock: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVerifier>
   readonly leads: "stays" | "releases" | "works"
+  /** It is a standby's first run. */
+  readonly rehearses?: boolean
   /** Instead of contending it breaks the lock of the owner with this nonce. */
   readonly breaks?: string
   /** A sabotage of the file operations, for the canaries. */
@@ -58,6 +60,9 @@ export class LiveActor implements Actor, Model.Port {
   retiring = false
   randoms = 0
   inodes = 0
+  /** Who was found dead or alive before it listened, which it may remember. */
+  readonly judged: Array<string> = []
+  listened = false
   /** Where the script says that nothing of its past matters beyond this text. */
   checkpoint: string | undefined
 
@@ -100,6 +105,8 @@ export class LiveActor implements Actor, Model.Port {
 
   feed(index: number, result: string): this {
     this.checkpoint = undefined
+    const { _tag, ...about } = this.parked[index]!
+    if (!this.listened && (_tag === "probe" || _tag === "verify")) this.judged.push(JSON.stringify([about, result]))
     const [resume] = this.resumes.splice(index, 1)
     this.parked.splice(index, 1)
     resume!(result)
@@ -122,9 +129,11 @@ const script = (port: LiveActor, participant: Participant) =>
     const verdict: Verdict = yield* lock.contend({
       id,
       version: null,
+      rehearse: participant.rehearses,
       listen: ({ nonce }) =>
         Effect.suspend(() => {
-          port.checkpoint = `listens ${nonce}`
+          port.listened = true
+          port.checkpoint = `listens ${nonce} ${port.judged}`
           return Effect.as(Model.openEndpoint(port, nonce), [
             new Endpoint({ protocol: "model", address: `unix:s.${nonce}`, wire: [1, 1] })
           ])

@@ -112,6 +112,14 @@ const pairs = kindsOfProof.flatMap(([proofsName, proofs]) => [
     })
   ),
   {
+    name: `two, one rehearses, ${proofsName}`,
+    participants: [real("works"), { ...real("releases"), rehearses: true }],
+    newcomer: real("releases"),
+    start: stale,
+    proofs,
+    crashes: 2
+  } satisfies Scenario,
+  {
     name: `two, release under way, ${proofsName}`,
     participants: [real("works"), real("releases")],
     newcomer: real("releases"),
