@@ -46,7 +46,9 @@ export const small = { minifySyntax: true, minifyWhitespace: true }
  */
 export const commonJs = async (entry, options = {}) => {
   const { metafile, text } = await bundle(entry, { ...options, banner: {}, format: "cjs" })
-  const plain = text.replace(/__toESM\((require\("node:\w+"\))\)/g, "$1")
+  const plain = text.replace(/__toESM\((require\("node:\w+"\))(?:, 1)?\)/g, "$1")
+  // esbuild has more than one way to say it.
+  if (/__toESM\(require\("node:/.test(plain)) throw new Error(`${entry} copies what it requires of Node`)
   const { code } = await transform(plain, {
     ...small,
     minifyIdentifiers: true,
