@@ -355,6 +355,28 @@ export const make = (
   return { connection: { send, offer, receive, receiveWith, trust }, close, leave }
 }
 
+// What is read goes through one piece of memory for all sockets, which are read one after the other: to get one for each
+// read, and a stream's way with it, costs a small answer some microseconds. Windows reads ahead, into memory of each socket.
+const lending = (target: net.NetConnectOpts): Channel => {
+  if (process.platform === "win32") return net.connect(target)
+  let take: (chunk: Buffer) => void = ignore
+  const onread: net.OnReadOpts = {
+    buffer: lent,
+    callback: (length) => {
+      take(lent.subarray(0, length))
+      return true
+    }
+  }
+  const socket = net.connect({ ...target, onread })
+  return Object.assign(socket, {
+    lend: (given: typeof take) => {
+      take = given
+      // By a runtime that knows of no `onread`.
+      socket.on("data", given)
+    }
+  })
+}
+
 /**
  * Connects a socket. A server whose backlog is full lives: it is asked again a few times within about half a second, and
  * is `Busy` after that.
@@ -371,8 +393,7 @@ export const connect = (
       const connected = yield* Deferred.make<void, ProtocolError>()
       const socket: Channel = yield* Effect.try({
         try: () => {
-          const socket = net.connect(target)
-          return options.over?.(socket, "client") ?? socket
+          return options.over?.(net.connect(target), "client") ?? lending(target)
         },
         catch: (cause) => connectError(options, cause)
       })
@@ -486,6 +507,8 @@ export const listen = (
 type Resume<A, E = ProtocolError> = (effect: Effect.Effect<A, E>) => void
 
 const none = Buffer.alloc(0)
+
+const lent = Buffer.allocUnsafeSlow(64 * 1024)
 
 const ignore = () => {}
 
