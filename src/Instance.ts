@@ -443,21 +443,20 @@ export const make = <Request, Reply, Failure, Broadcast>(
         restore: Secondary.Restore
       ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> => {
         if (replyTimeout === undefined) return deliver(request, restore)
-        return Effect.timeoutFail(
-          Effect.interruptible(Effect.uninterruptibleMask((restore) => deliver(request, restore))),
-          {
-            duration: replyTimeout,
-            onTimeout: () =>
-              new TimeoutError({
-                phase: "reply",
-                id,
-                millis: Duration.toMillis(replyTimeout),
-                pid: session.primary.pid,
-                outcome: "Unknown",
-                messageId: request.id
-              })
-          }
-        )
+        const delivering = Effect.uninterruptibleMask((restore) => deliver(request, restore))
+        const timely = Effect.timeoutFail(Effect.interruptible(delivering), {
+          duration: replyTimeout,
+          onTimeout: () =>
+            new TimeoutError({
+              phase: "reply",
+              id,
+              millis: Duration.toMillis(replyTimeout),
+              pid: session.primary.pid,
+              outcome: "Unknown",
+              messageId: request.id
+            })
+        })
+        return restore(timely)
       }
     }
 
@@ -812,7 +811,7 @@ const handle =
     const reply = (exit: Exit.Exit<Reply, Failure>) =>
       Contract.match(codec.encodeExit(exit), {
         onFailure: Effect.fail,
-        onSuccess: (exit) => answer({ _tag: "Exit", exit })
+        onSuccess: (exit) => answer({ _tag: "Exit", exit }) ?? Effect.void
       })
     const end = (exit: Exit.Exit<Reply, Failure>) => {
       const releasing = release(exit)
@@ -837,7 +836,7 @@ const handle =
     if (codec.encodeRequest === undefined) return run(launch as Request)
     const decoded = codec.decodeRequest(payload)
     return Contract.match(Either.isEither(decoded) ? decoded : whole(decoded), {
-      onFailure: (detail) => answer({ _tag: "Malformed", detail }),
+      onFailure: (detail) => answer({ _tag: "Malformed", detail }) ?? Effect.void,
       onSuccess: run
     })
   }
@@ -858,8 +857,10 @@ const traced = <A, E, R>(
       })
 
 const currentTrace = (): Message.Request["trace"] => {
-  const fiber = Option.getOrUndefined(Fiber.getCurrentFiber())
-  const span = fiber?.currentContext.unsafeMap.get(Tracer.ParentSpan.key) as Tracer.AnySpan | undefined
+  const own = Option.flatMap(Fiber.getCurrentFiber(), ({ currentContext }) =>
+    Context.getOption(currentContext, Tracer.ParentSpan)
+  )
+  const span = Option.getOrUndefined(own)
   if (span === undefined) return undefined
   const { sampled, spanId, traceId } = span
   return { sampled, spanId, traceId }

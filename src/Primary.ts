@@ -61,9 +61,9 @@ export type Answer =
   | { readonly _tag: "Malformed"; readonly detail: string }
 
 /**
- * Runs one request, in a fiber that begins uninterruptible. It must close the scope that is its context's, and then run
- * `answer` exactly once, also when it is interrupted; one that ends without is answered as one that died. `release` closes
- * the scope when it is called, and gives what is to be run for that, if anything was added.
+ * Runs one request, in a fiber that begins uninterruptible. It must `release` the scope that is its context's, and then
+ * `answer` exactly once, also when it is interrupted; one that ends without is answered as one that died. Both do it when
+ * they are called, and give what is left to be run, if anything is.
  *
  * @since 0.1.0
  * @category models
@@ -73,7 +73,7 @@ export type Handler<R> = (request: {
   readonly launch: IncomingLaunch
   readonly trace: Message.Request["trace"]
   readonly release: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<void> | undefined
-  readonly answer: (answer: Answer) => Effect.Effect<void>
+  readonly answer: (answer: Answer) => Effect.Effect<void> | undefined
 }) => Effect.Effect<void, never, R | Scope.Scope>
 
 /**
@@ -253,8 +253,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     remember(entry.id, { state, sent })
   }
 
-  const answer = (entry: Entry, given: Answer): Effect.Effect<void> => {
-    if (entry.state !== "running") return Effect.void
+  const answer = (entry: Entry, given: Answer): Effect.Effect<void> | undefined => {
+    if (entry.state !== "running") return undefined
     const { id, owner, watchers } = entry
     const sent = () => {
       running--
@@ -282,7 +282,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     // It went at once, as most do.
     if (sending === Effect.void) {
       sent()
-      return sending
+      return undefined
     }
     owner.unsent++
     return Effect.uninterruptible(
@@ -313,7 +313,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     entry.fiber = fiber
     fiber.addObserver(() => {
       const exit = defect("the handler ended without an answer")
-      if (entry.state === "running") Effect.runFork(answer(entry, { _tag: "Exit", exit }))
+      const left = answer(entry, { _tag: "Exit", exit })
+      if (left !== undefined) Effect.runFork(left)
     })
     return tell(entry.owner, { _tag: "Accepted", id: entry.id })
   }
@@ -714,7 +715,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
               launch: incoming(entry),
               trace: entry.request.trace,
               release: (exit) => lazyScope.close(scope, exit),
-              answer: (given) => Effect.suspend(() => answer(entry, given))
+              answer: (given) => answer(entry, given)
             })
           ),
           inherited

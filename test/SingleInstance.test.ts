@@ -300,6 +300,10 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
         yield* until("the handler's start", () => events.length === 3)
         yield* Fiber.interrupt(sending)
         assert.deepStrictEqual(events.slice(2), ["b began", "b closed interrupted"])
+        const patient = yield* Effect.fork(client.send("c", { replyTimeout: "1 minute" }))
+        yield* until("the handler's start", () => events.length === 5)
+        yield* Fiber.interrupt(patient)
+        assert.deepStrictEqual(events.slice(4), ["c began", "c closed interrupted"])
       })
     )
 
