@@ -20,7 +20,7 @@ import * as Scope from "effect/Scope"
 import { commonWire } from "./Endpoint.js"
 import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
-import { addFinalizer } from "./internal/finalizer.js"
+import { addFinalizer, apart } from "./internal/finalizer.js"
 import * as lazyScope from "./internal/lazyScope.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
@@ -654,7 +654,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
 
   const serve = (serving: Serving) =>
     acceptFrom(serving).pipe(Effect.forever, Effect.ignore, Effect.interruptible, Effect.forkIn(scope), Effect.asVoid)
-  yield* addFinalizer(() => shutdown)
+  yield* addFinalizer(() => apart(shutdown))
 
   const drain = (peer: Peer, outbox: NonNullable<Peer["outbox"]>): Effect.Effect<void> =>
     Effect.suspend(() => {

@@ -22,7 +22,7 @@ import { type InstanceLock, ownerOf, type Took } from "./InstanceLock.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
 import type { Contract } from "./internal/contract.js"
-import { close } from "./internal/finalizer.js"
+import { apart, close } from "./internal/finalizer.js"
 import * as platform from "./internal/platform.js"
 import type { Proof } from "./Liveness.js"
 import * as FileLock from "./lock/FileLock.js"
@@ -213,7 +213,7 @@ export const Tag =
               restore(primary.lost)
             )
           ),
-        (scope, exit) => Effect.zipRight(primary.shutdown, close(scope, exit))
+        (scope, exit) => Effect.ensuring(apart(primary.shutdown), close(scope, exit))
       )
 
     return Object.assign(tag, {

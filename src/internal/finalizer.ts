@@ -18,9 +18,17 @@ export const addFinalizer = (
     Scope.addFinalizerExit(scope, (exit) => Effect.uninterruptible(Effect.suspend(() => finalizer(exit))))
   )
 
-/** As `Scope.close`, where others may have added finalizers in the usual way: in a fiber of its own, which takes it along. */
+/**
+ * Runs an effect in a fiber that is nobody's child, and waits for it. Who is interrupted interrupts its children, also where
+ * it cannot be interrupted itself: what has a bound within a finalizer, and so runs in one, would end with the first
+ * interruption that comes while the finalizer runs, and with it the finalizer.
+ */
+export const apart = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+  Effect.flatMap(Effect.forkDaemon(effect), (fiber) => Effect.flatten(Fiber.await(fiber)))
+
+/** As `Scope.close`, where others may have added finalizers in the usual way: the fiber takes along what they leave in it. */
 export const close = (scope: Scope.CloseableScope, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> =>
-  Effect.flatMap(Effect.forkDaemon(Scope.close(scope, exit)), (closing) => Effect.flatten(Fiber.await(closing)))
+  apart(Scope.close(scope, exit))
 
 /** As `Effect.acquireRelease`, with such a finalizer. */
 export const acquireRelease = <A, E, R>(
