@@ -643,7 +643,14 @@ describe("what launch reads", () => {
   it("is what the schemas of messages accept", () => isSubset(answers.read))
 
   it("the canary: what a reader accepts that only looks at the tag", () =>
-    assert.throws(() => isSubset((frame) => JSON.parse(String(frame))), /Property failed/))
+    assert.throws(
+      () =>
+        isSubset((frame) => {
+          const message = JSON.parse(String(frame))
+          return message._tag in samples("m") ? message : undefined
+        }),
+      /accepted/
+    ))
 
   it("says what is wrong with a frame as the library does, and leaves alone what it does not know", () => {
     for (const frame of ["", "{", "null", "[]", "{}", '{"_tag":1}', '{"_tag":"Exit"}', "\ud800"]) {
