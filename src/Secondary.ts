@@ -611,7 +611,8 @@ const converse = Effect.fnUntraced(function* (
         // This is a finalizer: what waits in it must be interruptible to have a bound.
         Effect.interruptible,
         Effect.timeoutOption(interruptMillis),
-        Effect.zipRight(leave)
+        // Also where another interruption ends that.
+        Effect.ensuring(leave)
       )
     })
 

@@ -1810,6 +1810,23 @@ describe("the secondary's side", () => {
       }).pipe(Effect.provide(simulated()))
     )
 
+    it.scoped("leaves its place also where it is interrupted twice", () =>
+      Effect.gen(function* () {
+        const { client, peer } = yield* session({}, { maxInFlight: 1 })
+        const sending = yield* started(client.send("a"))
+        yield* peer.expect("Request")
+        for (let times = 0; times < 2; times++) {
+          yield* Fiber.interruptFork(sending)
+          yield* settle
+        }
+        assert.isTrue(Exit.isInterrupted(yield* exitOf(sending)))
+        yield* peer.expect("Interrupt")
+        const next = yield* started(client.send("b"))
+        yield* peer.say({ _tag: "Exit", id: (yield* peer.expect("Request")).id, exit: success("re: b") })
+        assert.strictEqual(yield* Fiber.join(next), "re: b")
+      }).pipe(Effect.provide(simulated()))
+    )
+
     it.scoped("leaves a detached handler alone where the sender is interrupted", () =>
       Effect.gen(function* () {
         const { client, peer } = yield* session()
