@@ -6,6 +6,7 @@
 import * as Either from "effect/Either"
 import * as Schema from "effect/Schema"
 import { WireRange } from "./Endpoint.js"
+import { lazy } from "./internal/lazy.js"
 import * as msgPack from "./internal/msgPack.js"
 import * as shared from "./internal/wire.js"
 
@@ -373,17 +374,16 @@ export const decode = (frame: Uint8Array): Either.Either<Message | Unrecognised,
   }
   if (!shared.isTagged(value)) return Either.left("the frame holds no tagged message")
   const tag = value._tag
-  if (!isKnown(tag)) {
+  if (!Object.hasOwn(guards, tag)) {
     const id = "id" in value && isId(value.id) ? value.id : undefined
     return Either.right({ _tag: "Unrecognised", tag: tag.slice(0, 64), id })
   }
-  return isUsual(value) || guardOf(tag)(value)
+  return isUsual(value) || guards[tag]!(value)
     ? Either.right(value as Message)
     : Either.left(`the ${tag} message lacks what it must have`)
 }
 
 const isId = Schema.is(Id)
-const isKnown = (tag: string): tag is keyof typeof schemas => Object.hasOwn(schemas, tag)
 
 // The two that come with every request, where nothing is unusual about them: to ask the schema takes as long as all the
 // rest of reading one.
@@ -402,12 +402,10 @@ const isUsual = (value: { readonly [field: string]: unknown }): value is Request
   )
 }
 
-// Made when it is first needed: most conversations hold a few of them only.
-const guards: Partial<Record<string, (value: unknown) => value is Message>> = {}
-const guardOf = (tag: keyof typeof schemas) => {
-  guards[tag] ??= Schema.is(schemas[tag] as Schema.Schema<any>)
-  return guards[tag]
-}
+// Most conversations need a few of them only.
+const guards: Record<string, (value: unknown) => boolean> = Object.fromEntries(
+  Object.entries(schemas).map(([tag, schema]) => [tag, lazy(() => Schema.is(schema as Schema.Schema<any>))])
+)
 
 /**
  * What both sides must agree on for a proof: a relay or a squatter differs in at least one of them.

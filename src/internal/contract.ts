@@ -1,6 +1,6 @@
 /**
  * A contract's schemas as functions: the hot path runs them for every message. Each is made when it is first called, as
- * that costs a launch more than to connect, and most launches call two.
+ * most launches call two.
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
@@ -9,6 +9,7 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as ParseResult from "effect/ParseResult"
 import * as Schema from "effect/Schema"
+import { lazy } from "./lazy.js"
 
 /** What a launch may ask, what it is answered and how that may fail. */
 export interface Contract<Request, Reply, Failure, Broadcast> {
@@ -69,14 +70,6 @@ export const make = <Request, Reply, Failure, Broadcast>(
     decodeExit: (encoded) => asked(decodeWhole, encoded),
     encodeBroadcast: (message) => asked(encodeBroadcast, message),
     decodeBroadcast: (payload) => asked(decodeBroadcast, payload)
-  }
-}
-
-const lazy = <I, A>(make: () => (input: I) => A): ((input: I) => A) => {
-  let made: ((input: I) => A) | undefined
-  return (input) => {
-    made ??= make()
-    return made(input)
   }
 }
 

@@ -42,6 +42,8 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
   const files = yield* LockFiles
   const verifier = yield* PidVerifier
   const { decide, judge, living } = Succession.make(files, verifier)
+  const typed = <A, E, R>(id: InstanceId, effect: Effect.Effect<A, E | FileFailure, R>) =>
+    Effect.catchIf(effect, isFileFailure, (failure) => toLockError(id, files.location(id), failure))
 
   // Step 9. Only a primary removes what others left, and only what a proof allows.
   const collect = Effect.fnUntraced(function* (own: Candidature) {
@@ -219,7 +221,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
   // Step 0: whom to follow, before anything is opened; else who was proven dead.
   const survey = Effect.fnUntraced(function* (
     id: InstanceId,
-    known: Map<string, Proof | undefined>
+    known: Map<string, Proof>
   ): Effect.fn.Return<Following | undefined, LockError | FileFailure, Scope.Scope> {
     const found = yield* files.find(id)
     if (Option.isNone(found)) return undefined
@@ -243,12 +245,10 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
     readonly rehearse?: boolean | undefined
   }): Effect.fn.Return<Verdict, LockError | E, R | Scope.Scope> {
     const { id } = options
-    const known = new Map<string, Proof | undefined>()
-    const typed = <A, E, R>(effect: Effect.Effect<A, E | FileFailure, R>) =>
-      Effect.catchIf(effect, isFileFailure, (failure) => toLockError(id, files.location(id), failure))
-    const existing = yield* typed(survey(id, known))
+    const known = new Map<string, Proof>()
+    const existing = yield* typed(id, survey(id, known))
     const once = keepIf(
-      typed(candidature(id, options.version, options.listen, known)),
+      typed(id, candidature(id, options.version, options.listen, known)),
       (verdict) => verdict._tag === "Leading"
     )
     if (existing !== undefined) {
@@ -321,17 +321,9 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
   })
 
   return InstanceLock.of({
-    inspect: (id) =>
-      inspect(id).pipe(
-        Effect.catchIf(isFileFailure, (failure) => toLockError(id, files.location(id), failure)),
-        Effect.scoped
-      ),
+    inspect: (id) => Effect.scoped(typed(id, inspect(id))),
     contend,
-    breakLock: (id, nonce) =>
-      breakLock(id, nonce).pipe(
-        Effect.catchIf(isFileFailure, (failure) => toLockError(id, files.location(id), failure)),
-        Effect.scoped
-      )
+    breakLock: (id, nonce) => Effect.scoped(typed(id, breakLock(id, nonce)))
   })
 })
 
