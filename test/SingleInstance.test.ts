@@ -307,47 +307,53 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
       })
     )
 
-    it.scopedLive("ends in good order also where it is interrupted while it ends", () =>
-      Effect.gen(function* () {
-        const place = yield* world
-        const events: Array<string> = []
-        const primary = yield* place.member(Text)
-        const ends = yield* Deferred.make<void>()
-        const goesOn = yield* Deferred.make<void>()
-        const enforcing = yield* run(
-          primary,
-          Text.enforce({
-            request: "first",
-            primary: (primary) =>
-              Effect.gen(function* () {
-                yield* Effect.addFinalizer(() => Effect.sync(() => events.push("closed")))
-                yield* primary.serve((text) =>
-                  Effect.sync(() => events.push(`${text} began`)).pipe(
-                    Effect.zipRight(Deferred.await(goesOn)),
-                    Effect.as(`re: ${text}`),
-                    Effect.onInterrupt(() => Effect.sync(() => events.push(`${text} interrupted`)))
-                  )
+    for (const way of ["enforce", "elect"] as const) {
+      it.scopedLive(`ends in good order also where it is interrupted while it ends: ${way}`, () =>
+        Effect.gen(function* () {
+          const place = yield* world
+          const events: Array<string> = []
+          const process = yield* place.member(Text)
+          const ends = yield* Deferred.make<void>()
+          const goesOn = yield* Deferred.make<void>()
+          const note = (event: string) => Effect.sync(() => events.push(event))
+          const lead = (primary: Instance.Primary<string, string, never>) =>
+            Effect.gen(function* () {
+              yield* Effect.addFinalizer(() => note("closed"))
+              yield* primary.serve((text) =>
+                note(`${text} began`).pipe(
+                  Effect.zipRight(Deferred.await(goesOn)),
+                  Effect.zipRight(note(`${text} ended`)),
+                  Effect.as(`re: ${text}`)
                 )
-                events.push("leads")
-                yield* Deferred.await(ends)
-              })
-          })
-        )
-        yield* until("the primary", () => events.length === 1)
-        const client = yield* (yield* place.member(Text)).instance.connect
-        const sending = yield* Effect.fork(client.send("a"))
-        yield* until("the handler's start", () => events.length === 2)
-        yield* Deferred.succeed(ends, undefined)
-        // It waits for the handler now.
-        yield* Effect.sleep("100 millis")
-        yield* Fiber.interruptFork(enforcing)
-        yield* Effect.sleep("100 millis")
-        yield* Deferred.succeed(goesOn, undefined)
-        assert.strictEqual(yield* Fiber.join(sending), "re: a")
-        yield* Fiber.await(enforcing)
-        assert.deepStrictEqual(events, ["leads", "a began", "closed"])
-      })
-    )
+              )
+              events.push("leads")
+              yield* Deferred.await(ends)
+            })
+          const elected = Effect.flatMap(process.instance.elect("first"), (verdict) =>
+            verdict._tag === "Primary" ? lead(verdict) : Effect.dieMessage("there is a primary already")
+          )
+          const leading = yield* run(
+            process,
+            way === "enforce" ? Text.enforce({ request: "first", primary: lead }) : Effect.scoped(elected)
+          )
+          yield* until("the primary", () => events.length === 1)
+          const client = yield* (yield* place.member(Text)).instance.connect
+          const sending = yield* Effect.fork(client.send("a"))
+          yield* until("the handler's start", () => events.length === 2)
+          yield* Deferred.succeed(ends, undefined)
+          // It waits for the handler now.
+          yield* Effect.sleep("100 millis")
+          yield* Fiber.interruptFork(leading)
+          yield* Effect.sleep("100 millis")
+          yield* Deferred.succeed(goesOn, undefined)
+          assert.strictEqual(yield* Fiber.join(sending), "re: a")
+          yield* Fiber.await(leading)
+          // What is acquired in the very scope of the election closes before it; what `enforce` runs outlives its requests.
+          const last = way === "enforce" ? ["a ended", "closed"] : ["closed", "a ended"]
+          assert.deepStrictEqual(events, ["leads", "a began", ...last])
+        })
+      )
+    }
 
     it.scopedLive("sends anew each time that the effect is run", () =>
       Effect.gen(function* () {
