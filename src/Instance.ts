@@ -29,6 +29,7 @@ import { type Candidate, type Following, InstanceLock, type Observation, ownerOf
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
 import * as Contract from "./internal/contract.js"
+import * as known from "./internal/known.js"
 import * as Metrics from "./internal/metrics.js"
 import * as wire from "./internal/wire.js"
 import type { Liveness, Proof } from "./Liveness.js"
@@ -297,7 +298,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const encode = (request: Request | undefined): Effect.Effect<unknown, ProtocolError> =>
       codec.encodeRequest === undefined
         ? Effect.void
-        : Contract.mapError(codec.encodeRequest(request as Request), invalid)
+        : known.mapError(codec.encodeRequest(request as Request), invalid)
 
     const launchOf = (request: Request | undefined, given: LaunchOptions | undefined): Message.Launch => {
       if (codec.encodeRequest !== undefined || request === undefined) return currentLaunch(given)
@@ -655,7 +656,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
             }
             const encoded = encode(request)
             const payload = Either.isEither(encoded) ? encoded : restore(encoded)
-            return Contract.match(payload, { onFailure: Effect.fail, onSuccess: ask })
+            return known.match(payload, { onFailure: Effect.fail, onSuccess: ask })
           }),
         broadcasts: Stream.repeatEffectChunk(Effect.map(session.broadcasts, Chunk.unsafeFromArray)).pipe(
           Stream.mapEffect(({ missed, payload }) =>
@@ -794,63 +795,39 @@ const attemptOf = (protocol: string, address: string, error: ProtocolError): Att
   detail: error.detail
 })
 
-// An interruption while the schema is asked leaves no request either.
-const whole = <A>(decoded: Effect.Effect<A, string>): Effect.Effect<A, string> =>
-  Effect.catchAllCause(Effect.interruptible(decoded), (cause) =>
-    Effect.fail(Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause)))
-  )
-
-// The user's handler between its two schemas. Answers in every case: also a defect or an interruption is an answer.
-const handle =
-  <Request, Reply, Failure, Broadcast, R>(
-    id: InstanceId,
-    codec: Contract.Codec<Request, Reply, Failure, Broadcast>,
-    handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
-  ): Conversation.Handler<R> =>
-  ({ answer, launch, payload, release, trace }) => {
-    const reply = (exit: Exit.Exit<Reply, Failure>) =>
-      Contract.match(codec.encodeExit(exit), {
-        onFailure: Effect.fail,
-        onSuccess: (exit) => answer({ _tag: "Exit", exit }) ?? Effect.void
-      })
-    const end = (exit: Exit.Exit<Reply, Failure>) => {
-      const releasing = release(exit)
-      if (releasing === undefined) return reply(exit)
-      return Effect.matchCauseEffect(releasing, {
-        onFailure: (cause) => reply(Exit.zipLeft(exit, Exit.failCause(cause))),
-        onSuccess: () => reply(exit)
-      })
-    }
-    const run = (request: Request) =>
-      Effect.matchCauseEffect(
-        Effect.interruptible(
-          traced(
-            id,
-            launch,
-            trace,
-            Effect.suspend(() => handler(request, launch))
-          )
-        ),
-        { onFailure: (cause) => end(Exit.failCause(cause)), onSuccess: (reply) => end(Exit.succeed(reply)) }
-      )
+// The user's handler between its two schemas.
+const handle = <Request, Reply, Failure, Broadcast, R>(
+  id: InstanceId,
+  codec: Contract.Codec<Request, Reply, Failure, Broadcast>,
+  handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>
+): Conversation.Handler<R> => ({
+  run: ({ launch, payload, trace }) => {
+    const run = (request: Request) => traced(id, launch, trace, () => handler(request, launch))
     if (codec.encodeRequest === undefined) return run(launch as Request)
     const decoded = codec.decodeRequest(payload)
-    return Contract.match(Either.isEither(decoded) ? decoded : whole(decoded), {
-      onFailure: (detail) => answer({ _tag: "Malformed", detail }) ?? Effect.void,
-      onSuccess: run
-    })
-  }
+    const unreadable = (detail: string) => new Conversation.Unreadable({ detail })
+    if (Either.isEither(decoded)) return known.match(decoded, { onFailure: unreadable, onSuccess: run })
+    // An interruption while the schema is asked leaves no request either.
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.matchCauseEffect(restore(decoded), {
+        onFailure: (cause) => unreadable(Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause))),
+        onSuccess: (request) => restore(Effect.suspend(() => run(request)))
+      })
+    )
+  },
+  encode: (exit) => codec.encodeExit(exit as Exit.Exit<Reply, Failure>)
+})
 
 // A span costs more than a round trip of the transport, and without a tracer or a parent nobody can ever see it.
 const traced = <A, E, R>(
   id: InstanceId,
   launch: Conversation.IncomingLaunch,
   trace: Message.Request["trace"],
-  effect: Effect.Effect<A, E, R>
+  evaluate: () => Effect.Effect<A, E, R>
 ): Effect.Effect<A, E, R> =>
   trace === undefined
-    ? effect
-    : Effect.withSpan(effect, "SingleInstance.handle", {
+    ? evaluate()
+    : Effect.withSpan(Effect.suspend(evaluate), "SingleInstance.handle", {
         kind: "server",
         parent: Tracer.externalSpan(trace),
         attributes: { id, message: launch.message, protocol: launch.protocol }

@@ -5,7 +5,9 @@
  * @since 0.1.0
  */
 import { randomBytes } from "node:crypto"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
+import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as ExecutionStrategy from "effect/ExecutionStrategy"
@@ -13,6 +15,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
 import * as FiberRefs from "effect/FiberRefs"
+import * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
 import * as RuntimeFlags from "effect/RuntimeFlags"
 import type { ExitEncoded } from "effect/Schema"
@@ -21,6 +24,7 @@ import { commonWire } from "./Endpoint.js"
 import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { addFinalizer, apart } from "./internal/finalizer.js"
+import * as known from "./internal/known.js"
 import * as lazyScope from "./internal/lazyScope.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
@@ -50,31 +54,35 @@ export interface IncomingLaunch extends Message.Launch {
   readonly stderr: (chunk: string | Uint8Array) => Effect.Effect<void>
 }
 
-/**
- * How the layer above answers: with the handler's exit, or by declining a request that it could not read.
- *
- * @since 0.1.0
- * @category models
- */
-export type Answer =
-  | { readonly _tag: "Exit"; readonly exit: ExitEncoded<unknown, unknown, unknown> }
-  | { readonly _tag: "Malformed"; readonly detail: string }
+type Encoded = ExitEncoded<unknown, unknown, unknown>
 
 /**
- * Runs one request, in a fiber that begins uninterruptible. It must `release` the scope that is its context's, and then
- * `answer` exactly once, also when it is interrupted; one that ends without is answered as one that died. Both do it when
- * they are called, and give what is left to be run, if anything is.
+ * What the layer above does with a request.
  *
  * @since 0.1.0
  * @category models
  */
-export type Handler<R> = (request: {
-  readonly payload: unknown
-  readonly launch: IncomingLaunch
-  readonly trace: Message.Request["trace"]
-  readonly release: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<void> | undefined
-  readonly answer: (answer: Answer) => Effect.Effect<void> | undefined
-}) => Effect.Effect<void, never, R | Scope.Scope>
+export interface Handler<R> {
+  /**
+   * Runs one, in a fiber of its own and with a scope of its own. It is answered when the fiber has ended, with all its
+   * children, and the scope is closed. Fails with `Unreadable` where there is nothing to run.
+   */
+  readonly run: (request: {
+    readonly payload: unknown
+    readonly launch: IncomingLaunch
+    readonly trace: Message.Request["trace"]
+  }) => Effect.Effect<unknown, unknown, R | Scope.Scope>
+  /** What its exit is to who sent it; an `Either` where it is known at once, as most are. */
+  readonly encode: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<Encoded>
+}
+
+/**
+ * The payload is no request: its sender learns that nothing was done.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class Unreadable extends Data.TaggedError("Unreadable")<{ readonly detail: string }> {}
 
 /**
  * @since 0.1.0
@@ -114,7 +122,7 @@ export interface ServerOptions {
   readonly config: SingleInstanceConfig["Type"]
 }
 
-// A request from its arrival until its handler ended.
+// A request from its arrival until it is answered.
 interface Entry {
   readonly id: string
   request: Message.Request
@@ -124,7 +132,7 @@ interface Entry {
   // On the monotonic clock, where it waits for a handler: it must not start after that.
   expires: number
   state: "pending" | "running" | "ended"
-  fiber: Fiber.RuntimeFiber<void> | undefined
+  fiber: Fiber.RuntimeFiber<unknown, unknown> | undefined
   interrupted: boolean
 }
 
@@ -189,9 +197,10 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const clock = yield* Effect.clock
   // The connections end together, and behind `shutdown`.
   const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.parallel)
-  const requests = new Map<string, Entry>()
-  // Insertion order is age: the oldest is forgotten first.
-  const ended = new Map<string, Ended>()
+  const requests = new Map<string, Entry | Ended>()
+  // The ids of those that ended, up to as many as are remembered; the next one then takes the place of the oldest.
+  const ended: Array<string> = []
+  let oldest = 0
   const pending = new Set<Entry>()
   const idling = new Set<() => void>()
   const listening = new Set<Peer>()
@@ -200,7 +209,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   let handled = 0
   let closing: "ShuttingDown" | "NotPrimary" | undefined
   let closed = false
-  let run: ((entry: Entry) => Fiber.RuntimeFiber<void>) | undefined
+  let run: ((entry: Entry) => void) | undefined
 
   // Most frames go at once, without an effect.
   const isSent = (peer: Peer, frame: Frame): boolean => !peer.connected || peer.connection.offer?.(frame) === true
@@ -231,14 +240,15 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       return fits(frame, peer.maxFrameBytes) ? send(peer, frame) : tell(peer, message)
     })
 
-  // In batches: a map that loses its first entry again and again is slow to find the next one.
   const remember = (id: string, end: Ended) => {
-    ended.set(id, end)
-    if (ended.size <= config.maxRemembered * 1.25) return
-    for (const oldest of ended.keys()) {
-      ended.delete(oldest)
-      if (ended.size <= config.maxRemembered) return
+    requests.set(id, end)
+    if (ended.length < config.maxRemembered) {
+      ended.push(id)
+      return
     }
+    requests.delete(ended[oldest]!)
+    ended[oldest] = id
+    oldest = (oldest + 1) % ended.length
   }
 
   const settle = (entry: Entry, state: Ended["state"], sent?: Frame) => {
@@ -247,14 +257,12 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     entry.owner.open.delete(entry)
     for (const peer of entry.watchers) peer.watching.delete(entry)
     pending.delete(entry)
-    requests.delete(entry.id)
     // A map that grew anew keeps the entries of the old one until the next full collection, and what they refer to.
     entry.request = noRequest
     remember(entry.id, { state, sent })
   }
 
-  const answer = (entry: Entry, given: Answer): Effect.Effect<void> | undefined => {
-    if (entry.state !== "running") return undefined
+  const answer = (entry: Entry, given: Encoded | Unreadable): Effect.Effect<void> => {
     const { id, owner, watchers } = entry
     const sent = () => {
       running--
@@ -263,12 +271,12 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       if (running === 0) for (const resume of [...idling]) resume()
     }
     let reply: (peer: Peer) => Effect.Effect<void>
-    if (given._tag === "Malformed") {
+    if (given._tag === "Unreadable") {
       settle(entry, "struck")
       reply = (peer) => refuse(peer, id, "Malformed", given.detail)
     } else {
       const frame =
-        encodeExit(id, given.exit, owner.encoding) ??
+        encodeExit(id, given, owner.encoding) ??
         encodeExit(id, defect("the reply cannot be written as JSON"), owner.encoding)!
       const isSmall = fits(frame, Math.min(rememberedExitBytes, config.maxFrameBytes / 2))
       settle(entry, "done", isSmall ? frame : undefined)
@@ -282,18 +290,26 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     // It went at once, as most do.
     if (sending === Effect.void) {
       sent()
-      return undefined
+      return sending
     }
     owner.unsent++
-    return Effect.uninterruptible(
-      Effect.zipRight(
-        sending,
-        Effect.sync(() => {
-          owner.unsent--
-          sent()
-        })
-      )
+    return Effect.zipRight(
+      sending,
+      Effect.sync(() => {
+        owner.unsent--
+        sent()
+      })
     )
+  }
+
+  // Its scope is closed.
+  const conclude = <R>(entry: Entry, handler: Handler<R>, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
+    const unreadable = Exit.isFailure(exit) ? Option.filter(Cause.failureOption(exit.cause), isUnreadable) : Option.none()
+    if (Option.isSome(unreadable)) return answer(entry, unreadable.value)
+    return known.match(known.attempt(() => handler.encode(exit)), {
+      onFailure: (cause) => answer(entry, defect(`the handler's exit could not be told: ${Cause.pretty(cause)}`)),
+      onSuccess: (encoded) => answer(entry, encoded)
+    })
   }
 
   // Once: a second interruption would reach into the finalizers that the first one started.
@@ -307,16 +323,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     entry.state = "running"
     running++
     pending.delete(entry)
-    const fiber = run!(entry)
-    // A handler that ended at once has already answered.
-    if (entry.state !== "running") return Effect.void
-    entry.fiber = fiber
-    fiber.addObserver(() => {
-      const exit = defect("the handler ended without an answer")
-      const left = answer(entry, { _tag: "Exit", exit })
-      if (left !== undefined) Effect.runFork(left)
-    })
-    return tell(entry.owner, { _tag: "Accepted", id: entry.id })
+    run!(entry)
+    // What ended at once is answered already.
+    return entry.state === "running" ? tell(entry.owner, { _tag: "Accepted", id: entry.id }) : Effect.void
   }
 
   const incoming = (entry: Entry): IncomingLaunch => {
@@ -359,7 +368,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       const { stdin, ...launch } = request.launch
       peer.launch = { ...launch, ...(stdin === undefined ? undefined : { stdin: Buffer.from(stdin, "base64") }) }
     }
-    if (requests.has(id) || ended.has(id)) return onStatus(peer, id, false)
+    if (requests.has(id)) return onStatus(peer, id, false)
     // An earlier primary had it: it may have run.
     if (peer.connection.recovered === true && request.repeatable !== true) {
       return tell(peer, { _tag: "State", id, state: "unknown" })
@@ -395,12 +404,11 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       tell(peer, { _tag: "State", id, state, ...(exit === undefined ? undefined : { exit }) })
     const entry = requests.get(id)
     if (entry === undefined) {
-      const end = ended.get(id)
-      if (end !== undefined) return say(end.state, end.sent && exitOf(end.sent))
       if (!strike || peer.astray) return say("unknown")
       remember(id, { state: "struck", sent: undefined })
       return say("struck")
     }
+    if (!isOpen(entry)) return say(entry.state, entry.sent && exitOf(entry.sent))
     if (entry.state === "pending") {
       if (!strike) return say("pending")
       settle(entry, "struck")
@@ -419,7 +427,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         return onRequest(peer, message)
       case "Interrupt": {
         const entry = requests.get(message.id)
-        if (entry?.owner !== peer) return Effect.void
+        if (entry === undefined || !isOpen(entry) || entry.owner !== peer) return Effect.void
         if (entry.state === "pending") {
           settle(entry, "struck")
           return tell(peer, { _tag: "State", id: entry.id, state: "struck" })
@@ -621,7 +629,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   )
 
   const interrupting = Effect.sync(() => {
-    for (const entry of requests.values()) interrupt(entry)
+    for (const entry of requests.values()) if (isOpen(entry)) interrupt(entry)
   })
 
   // Who calls it again before it is through, after an interruption for example, waits as well.
@@ -701,25 +709,36 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const install: Server["install"] = <R>(handler: Handler<R>) =>
     Effect.flatMap(Effect.runtime<Exclude<R, Scope.Scope>>(), ({ context, fiberRefs, runtimeFlags }) => {
       const inherited = inheriting(fiberRefs)
-      // Whatever `serve` was called in: the handler says where it can be interrupted. What it needs is there from the
-      // start, as each change of a fiber's context costs as much as the rest of a small request.
-      const uninterruptible = RuntimeFlags.disable(runtimeFlags, RuntimeFlags.Interruption)
+      // Whatever `serve` was called in.
+      const interruptible = RuntimeFlags.enable(runtimeFlags, RuntimeFlags.Interruption)
       run = (entry) => {
         const scope = lazyScope.make()
+        // From the start, as each change of a fiber's context costs as much as the rest of a small request.
         const own = Context.add(context, Scope.Scope, scope) as Context.Context<R | Scope.Scope>
-        return Runtime.runFork(
-          Runtime.make({ context: own, fiberRefs: inherited.fiberRefs, runtimeFlags: uninterruptible }),
-          Effect.suspend(() =>
-            handler({
-              payload: entry.request.payload,
-              launch: incoming(entry),
-              trace: entry.request.trace,
-              release: (exit) => lazyScope.close(scope, exit),
-              answer: (given) => answer(entry, given)
-            })
-          ),
+        const fiber = Runtime.runFork(
+          Runtime.make({ context: own, fiberRefs: inherited.fiberRefs, runtimeFlags: interruptible }),
+          Effect.suspend(() => {
+            const { payload, trace } = entry.request
+            return handler.run({ payload, launch: incoming(entry), trace })
+          }),
           inherited
         )
+        entry.fiber = fiber
+        // An observer needs no frame of the fiber's, and nothing interrupts it. Where the fiber ended at once, it is called
+        // at once.
+        fiber.addObserver((exit) => {
+          const releasing = lazyScope.close(scope, exit)
+          const left =
+            releasing === undefined
+              ? conclude(entry, handler, exit)
+              : Effect.matchCauseEffect(releasing, {
+                  onFailure: (cause) => conclude(entry, handler, Exit.zipLeft(exit, Exit.failCause(cause))),
+                  onSuccess: () => conclude(entry, handler, exit)
+                })
+          if (left === Effect.void) return
+          const after = Runtime.make({ context, fiberRefs: fiber.getFiberRefs(), runtimeFlags })
+          Runtime.runFork(after, Effect.uninterruptible(left))
+        })
       }
       // All start now, in order; who reads slowly holds up nobody.
       return Effect.forEach(
@@ -754,6 +773,10 @@ const inheriting = (captured: FiberRefs.FiberRefs) => {
   }
   return { fiberRefs: FiberRefs.empty(), updateRefs }
 }
+
+const isOpen = (known: Entry | Ended): known is Entry => known.state === "pending" || known.state === "running"
+
+const isUnreadable = (error: unknown): error is Unreadable => error instanceof Unreadable
 
 type Next = Effect.Effect<Message.Message | Message.Unrecognised, unknown>
 

@@ -359,7 +359,7 @@ describe("the primary's side", () => {
     }).pipe(Effect.provide(simulated()))
   )
 
-  it.scoped("answers for a handler of one's own that does not", () =>
+  it.scoped("answers for a handler of one's own whose exit cannot be told", () =>
     Effect.gen(function* () {
       const { process } = yield* leading()
       const record = yield* recordOf(Work.key)
@@ -370,25 +370,16 @@ describe("the primary's side", () => {
       const listener = yield* host.protocol.listen({ id, directory: null, nonce: "f".repeat(32), ...limits })
       const server = yield* Primary.make({ id, record, config: SingleInstanceConfig.defaults })
       yield* server.serve({ protocol: "memory", listener })
-      yield* server.install(({ answer, payload }) => {
-        switch (payload) {
-          case "silent":
-            return Effect.void
-          case "silent later":
-            return Effect.yieldNow()
-          case "dies":
-            return Effect.die("gone")
-          case "throws":
-            throw new Error("thrown")
-          case "twice":
-            return Effect.zipRight(
-              answer({ _tag: "Exit", exit: { _tag: "Success", value: 1 } }) ?? Effect.void,
-              answer({ _tag: "Exit", exit: { _tag: "Success", value: 2 } }) ?? Effect.void
-            )
-          case "bigint":
-            return answer({ _tag: "Exit", exit: { _tag: "Success", value: 1n } }) ?? Effect.void
-          default:
-            return Effect.interrupt
+      yield* server.install({
+        run: ({ payload }) => {
+          if (payload === "throws") throw new Error("thrown")
+          return payload === "dies" ? Effect.die("gone") : Effect.succeed(payload)
+        },
+        encode: (exit) => {
+          if (Exit.isFailure(exit)) return Effect.succeed({ _tag: "Failure", cause: { _tag: "Fail", error: String(exit.cause) } })
+          if (exit.value === "cannot be told") throw new Error("untold")
+          if (exit.value === "nor later") return Effect.zipRight(Effect.yieldNow(), Effect.die("untold"))
+          return Effect.succeed({ _tag: "Success", value: exit.value === "bigint" ? 1n : exit.value })
         }
       })
       const connection = yield* (yield* machine.network.host).protocol.connect(listener.address, {
@@ -413,10 +404,16 @@ describe("the primary's side", () => {
           peer.say(request(payload, payload)),
           Effect.repeat(peer.hear, { until: (message) => message._tag === "Exit" })
         )
-      for (const payload of ["silent", "silent later", "dies", "throws", "interrupts"]) {
-        assert.strictEqual(defectOf(yield* exitOf(payload)), "the handler ended without an answer", payload)
+      for (const payload of ["cannot be told", "nor later"]) {
+        assert.match(defectOf(yield* exitOf(payload)), /^the handler's exit could not be told: Error: untold/, payload)
       }
-      assert.deepStrictEqual(((yield* exitOf("twice")) as any).exit, { _tag: "Success", value: 1 })
+      for (const [payload, why] of [
+        ["dies", "Error: gone"],
+        ["throws", "Error: thrown"]
+      ] as const) {
+        assert.include(((yield* exitOf(payload)) as any).exit.cause.error, why)
+      }
+      assert.deepStrictEqual(((yield* exitOf("told")) as any).exit, success("told"))
       assert.strictEqual(defectOf(yield* exitOf("bigint")), "the reply cannot be written as JSON")
       assert.deepStrictEqual(yield* peer.heard, [])
       yield* server.shutdown

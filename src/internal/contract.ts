@@ -9,6 +9,7 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as ParseResult from "effect/ParseResult"
 import * as Schema from "effect/Schema"
+import * as known from "./known.js"
 import { lazy } from "./lazy.js"
 
 /** What a launch may ask, what it is answered and how that may fail. */
@@ -62,7 +63,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
         ? Effect.fail("this contract takes the launch itself")
         : asked(decodeRequest, payload),
     encodeExit: (exit) =>
-      match(Exit.isSuccess(exit) ? asked(encodeSuccess, exit.value) : asked(encodeWhole, exit), {
+      known.match(Exit.isSuccess(exit) ? asked(encodeSuccess, exit.value) : asked(encodeWhole, exit), {
         onFailure: unfit,
         onSuccess: Either.right
       }),
@@ -73,20 +74,6 @@ export const make = <Request, Reply, Failure, Broadcast>(
   }
 }
 
-/** What becomes of an answer of the codec; at once, where it is there. */
-export const match = <A, E, B, F, R>(
-  answer: Effect.Effect<A, E>,
-  to: { readonly onFailure: (error: E) => Effect.Effect<B, F, R>; readonly onSuccess: (a: A) => Effect.Effect<B, F, R> }
-): Effect.Effect<B, F, R> => {
-  if (!Either.isEither(answer)) return Effect.matchEffect(answer, to)
-  const known = answer as Either.Either<A, E>
-  return Either.isRight(known) ? to.onSuccess(known.right) : to.onFailure(known.left)
-}
-
-/** The same with another error; the very same, where it is known to have none. */
-export const mapError = <A, E>(answer: Effect.Effect<A, string>, to: (detail: string) => E): Effect.Effect<A, E> =>
-  isRight(answer) ? answer : Effect.mapError(answer, to)
-
 /** What a handler's exit is to who sent the message. */
 export const conclude = <Request, Reply, Failure, Broadcast, E>(
   codec: Codec<Request, Reply, Failure, Broadcast>,
@@ -95,10 +82,10 @@ export const conclude = <Request, Reply, Failure, Broadcast, E>(
 ): Effect.Effect<Reply, Failure | E> => {
   // By far the most are such, and need no exit of their own.
   const reply = isSuccess(encoded) ? codec.decodeReply(encoded.value) : undefined
-  if (reply !== undefined && isRight(reply)) return Exit.succeed(reply.right)
+  if (reply !== undefined && known.isRight(reply)) return Exit.succeed(reply.right)
   const onFailure = (detail: string) => Effect.fail(failed("Malformed", detail))
-  if (reply !== undefined) return match(reply, { onFailure, onSuccess: Effect.succeed })
-  return match(codec.decodeExit(encoded), {
+  if (reply !== undefined) return known.match(reply, { onFailure, onSuccess: Effect.succeed })
+  return known.match(codec.decodeExit(encoded), {
     onFailure,
     onSuccess: (exit): Effect.Effect<Reply, Failure | E> => {
       if (Exit.isSuccess(exit)) return exit
@@ -116,9 +103,6 @@ export const conclude = <Request, Reply, Failure, Broadcast, E>(
 
 const isSuccess = (encoded: unknown): encoded is { readonly value: unknown } =>
   typeof encoded === "object" && encoded !== null && "_tag" in encoded && encoded._tag === "Success"
-
-const isRight = <A>(answer: Effect.Effect<A, unknown>): answer is Either.Right<never, A> =>
-  Either.isEither(answer) && Either.isRight(answer)
 
 const success = (value: unknown): Encoded => ({ _tag: "Success", value })
 
@@ -139,8 +123,8 @@ const asked = <I, A>(
   try {
     const answer = ask(input)
     if (Either.isEither(answer)) {
-      const known = answer as Either.Either<A, ParseResult.ParseIssue>
-      return Either.isRight(known) ? (known as Either.Either<A>) : Either.left(explain(known.left))
+      const either = answer as Either.Either<A, ParseResult.ParseIssue>
+      return Either.isRight(either) ? (either as Either.Either<A>) : Either.left(explain(either.left))
     }
     return Effect.catchAllCause(answer, (cause) =>
       Effect.fail(Option.match(Cause.failureOption(cause), { onNone: () => Cause.pretty(cause), onSome: explain }))
