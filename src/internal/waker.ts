@@ -8,7 +8,7 @@ import { acquireRelease } from "./finalizer.js"
 
 const firstMillis = 10
 // What no hint tells of, such as the end of a process, may be known this much later.
-const lastMillis = 2_000
+const lastMillis = 3_000
 
 /** `look` answers whether it found anything new. Runs until the scope closes; `hint` makes it look at once. */
 export interface Waker {

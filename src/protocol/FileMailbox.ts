@@ -35,7 +35,7 @@ export const spool = { messages: 1_000, bytes: 64 * 1024 * 1024 } as const
  *
  * It listens in the folder `mail` of the instance's directory, which vouches for who writes there, under the address
  * `file:mail/<nonce>`. A message is synced to disk; an answer is not. A sender that dies is noticed by its pid, within
- * about two seconds and only in the same pid namespace; a handler goes on until then.
+ * about three seconds and only in the same pid namespace; a handler goes on until then.
  *
  * - `listen` fails with `Unavailable` without a directory and where files cannot be written in it.
  * - `connect` fails with `Unreachable` where nobody listens.
