@@ -296,9 +296,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
 
     // Where the launch itself is the request, there is no payload.
     const encode = (request: Request | undefined): Effect.Effect<unknown, ProtocolError> =>
-      codec.encodeRequest === undefined
-        ? Effect.void
-        : known.mapError(codec.encodeRequest(request as Request), invalid)
+      codec.encodeRequest === undefined ? Effect.void : known.mapError(codec.encodeRequest(request as Request), invalid)
 
     const launchOf = (request: Request | undefined, given: LaunchOptions | undefined): Message.Launch => {
       if (codec.encodeRequest !== undefined || request === undefined) return currentLaunch(given)

@@ -304,12 +304,17 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
 
   // Its scope is closed.
   const conclude = <R>(entry: Entry, handler: Handler<R>, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
-    const unreadable = Exit.isFailure(exit) ? Option.filter(Cause.failureOption(exit.cause), isUnreadable) : Option.none()
+    const unreadable = Exit.isFailure(exit)
+      ? Option.filter(Cause.failureOption(exit.cause), isUnreadable)
+      : Option.none()
     if (Option.isSome(unreadable)) return answer(entry, unreadable.value)
-    return known.match(known.attempt(() => handler.encode(exit)), {
-      onFailure: (cause) => answer(entry, defect(`the handler's exit could not be told: ${Cause.pretty(cause)}`)),
-      onSuccess: (encoded) => answer(entry, encoded)
-    })
+    return known.match(
+      known.attempt(() => handler.encode(exit)),
+      {
+        onFailure: (cause) => answer(entry, defect(`the handler's exit could not be told: ${Cause.pretty(cause)}`)),
+        onSuccess: (encoded) => answer(entry, encoded)
+      }
+    )
   }
 
   // Once: a second interruption would reach into the finalizers that the first one started.

@@ -376,7 +376,8 @@ describe("the primary's side", () => {
           return payload === "dies" ? Effect.die("gone") : Effect.succeed(payload)
         },
         encode: (exit) => {
-          if (Exit.isFailure(exit)) return Effect.succeed({ _tag: "Failure", cause: { _tag: "Fail", error: String(exit.cause) } })
+          if (Exit.isFailure(exit))
+            return Effect.succeed({ _tag: "Failure", cause: { _tag: "Fail", error: String(exit.cause) } })
           if (exit.value === "cannot be told") throw new Error("untold")
           if (exit.value === "nor later") return Effect.zipRight(Effect.yieldNow(), Effect.die("untold"))
           return Effect.succeed({ _tag: "Success", value: exit.value === "bigint" ? 1n : exit.value })

@@ -292,6 +292,7 @@ describe("launch, between processes", () => {
       yield* primary.thaw
       const told = yield* Effect.promise(() => launch(request("thawed")))
       assert.deepStrictEqual(ofVerdict(told), { outcome: "Delivered", detail: { by: primary.who } })
+      yield* primary.waitFor("handled", { message: "thawed" })
       const handled = primary.entries.filter(({ event }) => event === "handled").map(({ message }) => message)
       assert.deepStrictEqual(handled, [primary.who, "thawed"])
     })

@@ -3,7 +3,7 @@
  */
 import * as fs from "node:fs"
 import * as path from "node:path"
-import { code, isExisting, isMissing } from "./errno.js"
+import { code, isExisting } from "./errno.js"
 
 /** What is wrong with a directory, in words; `undefined` if nothing is. */
 export interface Flaw {
@@ -33,15 +33,7 @@ export const verify = (directory: string, options: { readonly create: boolean })
   }
 }
 
-const exists = (name: string): boolean => {
-  try {
-    fs.lstatSync(name)
-    return true
-  } catch (cause) {
-    if (isMissing(cause)) return false
-    throw cause
-  }
-}
+const exists = (name: string): boolean => fs.lstatSync(name, { throwIfNoEntry: false }) !== undefined
 
 const existingAncestor = (directory: string): string => {
   const parent = path.dirname(directory)
@@ -73,14 +65,16 @@ const verifyOwn = (directory: string): Flaw | undefined => {
 
 const verifyParents = (directory: string): Flaw | undefined => {
   if (euid === undefined) return undefined
+  const resolved = path.resolve(directory)
+  const real = fs.realpathSync.native(resolved)
   // Links on the way must not be another user's to redirect; behind them the real path counts.
-  for (const name of ancestors(path.resolve(directory))) {
+  for (const name of real === resolved ? [] : ancestors(resolved)) {
     const stat = fs.lstatSync(name)
     if (stat.isSymbolicLink() && stat.uid !== euid && stat.uid !== 0) {
       return insecure(name, `it is a symbolic link of user ${stat.uid}`)
     }
   }
-  for (const name of ancestors(fs.realpathSync(directory))) {
+  for (const name of ancestors(real)) {
     const stat = fs.lstatSync(name)
     if (!stat.isDirectory()) return insecure(name, "it is not a directory")
     if (stat.uid !== euid && stat.uid !== 0) return insecure(name, `it belongs to user ${stat.uid}`)
