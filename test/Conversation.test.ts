@@ -336,6 +336,29 @@ describe("the primary's side", () => {
     }).pipe(Effect.provide(simulated()))
   )
 
+  it.scoped("answers when what the handler forked has ended, and then what its scope holds", () =>
+    Effect.gen(function* () {
+      const ended: Array<string> = []
+      const slowly = (what: string) =>
+        Effect.yieldNow().pipe(Effect.repeatN(3), Effect.zipRight(Effect.sync(() => ended.push(what))))
+      yield* leading((request) =>
+        Effect.gen(function* () {
+          yield* Effect.addFinalizer(() => slowly("scope"))
+          yield* Effect.fork(Effect.ensuring(Effect.never, slowly("child")))
+          // It has begun.
+          yield* Effect.yieldNow()
+          return yield* request === "fails" ? new Refusal({ why: "no" }) : Effect.succeed("done")
+        })
+      )
+      const peer = yield* secondary(Work.key)
+      for (const id of ["succeeds", "fails"]) {
+        yield* peer.say(request(id, id))
+        yield* Effect.repeat(peer.hear, { until: (message) => message._tag === "Exit" })
+        assert.deepStrictEqual(ended.splice(0), ["child", "scope"], id)
+      }
+    }).pipe(Effect.provide(simulated()))
+  )
+
   it.scoped("answers also where a schema throws, and serves on", () =>
     Effect.gen(function* () {
       const { handler, seen } = yield* observed
@@ -652,7 +675,7 @@ describe("the primary's side", () => {
 
   it.scoped("forgets the oldest of the ended, and never what still runs", () =>
     Effect.gen(function* () {
-      const { handler, seen } = yield* observed
+      const { handler, open, seen } = yield* observed
       yield* leading(handler, { maxRemembered: 8 })
       const peer = yield* secondary(Work.key)
       for (const id of ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]) {
@@ -670,8 +693,19 @@ describe("the primary's side", () => {
         yield* peer.expect("Exit")
         assert.strictEqual(yield* stateOf(`${i}`), "done")
         if (i >= 8) assert.strictEqual(yield* stateOf(`${i - 7}`), "done")
-        if (i >= 10) assert.strictEqual(yield* stateOf(`${i - 10}`), "unknown")
+        if (i >= 8) assert.strictEqual(yield* stateOf(`${i - 8}`), "unknown")
       }
+      // What took long is remembered as long as what was quick, from its end on.
+      yield* open("wait b")
+      yield* peer.expect("Exit")
+      for (let i = 100; i < 107; i++) {
+        yield* peer.say(request(`${i}`, "quick"))
+        yield* peer.expect("Exit")
+      }
+      assert.strictEqual(yield* stateOf("b"), "done")
+      yield* peer.say(request("107", "quick"))
+      yield* peer.expect("Exit")
+      assert.strictEqual(yield* stateOf("b"), "unknown")
       for (const id of ["a", "j"]) assert.strictEqual(yield* stateOf(id), "running")
       yield* peer.say(request("a", "again"))
       assert.strictEqual((yield* peer.expect("State")).state, "running")
