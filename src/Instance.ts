@@ -109,7 +109,7 @@ export interface Primary<Request, Reply, Failure, Broadcast = never> {
   readonly redelivered: boolean
   /**
    * Installs the handler and returns. Requests that came before wait for it; each runs in a fiber and a scope of its own,
-   * and is interrupted with its sender.
+   * is interrupted with its sender, and answered when both have ended, with all that the handler forked.
    */
   readonly serve: <R>(
     handler: (request: Request, launch: Conversation.IncomingLaunch) => Effect.Effect<Reply, Failure, R>

@@ -722,16 +722,20 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         const own = Context.add(context, Scope.Scope, scope) as Context.Context<R | Scope.Scope>
         const fiber = Runtime.runFork(
           Runtime.make({ context: own, fiberRefs: inherited.fiberRefs, runtimeFlags: interruptible }),
-          Effect.suspend(() => {
-            const { payload, trace } = entry.request
-            return handler.run({ payload, launch: incoming(entry), trace })
-          }),
+          Effect.catchAllCause(
+            Effect.suspend(() => {
+              const { payload, trace } = entry.request
+              return handler.run({ payload, launch: incoming(entry), trace })
+            }),
+            failed
+          ),
           inherited
         )
         entry.fiber = fiber
-        // An observer needs no frame of the fiber's, and nothing interrupts it. Where the fiber ended at once, it is called
-        // at once.
-        fiber.addObserver((exit) => {
+        // Nothing interrupts an observer; where the fiber has ended, it is called at once.
+        fiber.addObserver((ended) => {
+          const exit =
+            Exit.isSuccess(ended) && ended.value instanceof Failed ? Exit.failCause(ended.value.cause) : ended
           const releasing = lazyScope.close(scope, exit)
           const left =
             releasing === undefined
@@ -778,6 +782,13 @@ const inheriting = (captured: FiberRefs.FiberRefs) => {
   }
   return { fiberRefs: FiberRefs.empty(), updateRefs }
 }
+
+// A failure is for the sender to handle: the fiber of the handler does not fail, which would be logged.
+class Failed {
+  constructor(readonly cause: Cause.Cause<unknown>) {}
+}
+
+const failed = (cause: Cause.Cause<unknown>) => Effect.succeed(new Failed(cause))
 
 const isOpen = (known: Entry | Ended): known is Entry => known.state === "pending" || known.state === "running"
 

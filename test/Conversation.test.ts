@@ -9,6 +9,8 @@ import {
   Fiber,
   FiberId,
   Layer,
+  Logger,
+  LogLevel,
   ParseResult,
   Ref,
   Schema,
@@ -333,6 +335,40 @@ describe("the primary's side", () => {
       assert.strictEqual((yield* exitOf("2", "die")).defect.message, "broken")
       assert.strictEqual((yield* exitOf("3", "throw")).defect.message, "thrown")
       assert.strictEqual((yield* exitOf("4", "interrupt"))._tag, "Interrupt")
+    }).pipe(Effect.provide(simulated()))
+  )
+
+  it.scoped("leaves the failure of a handler to its sender: its fiber does not fail", () =>
+    Effect.gen(function* () {
+      const logged: Array<string> = []
+      const logger = Logger.make(({ message }) => logged.push(String(message)))
+      const failing: WorkHandler = (request) =>
+        request === "fails" ? Effect.fail(new Refusal({ why: "no" })) : Effect.die(request)
+      const hearing = Layer.merge(Logger.replace(Logger.defaultLogger, logger), Logger.minimumLogLevel(LogLevel.All))
+      const { primary } = yield* Effect.provide(leading(), hearing)
+      yield* Effect.provide(primary.serve(failing), hearing)
+      const peer = yield* secondary(Work.key)
+      for (const id of ["fails", "dies"]) {
+        yield* peer.say(request(id, id))
+        yield* peer.expect("Exit")
+      }
+      assert.deepStrictEqual(
+        logged.filter((line) => line.includes("unhandled")),
+        []
+      )
+      // It would be heard.
+      yield* Effect.provide(
+        primary.serve(() =>
+          Effect.fork(Effect.die("alone")).pipe(Effect.zipRight(Effect.yieldNow()), Effect.as("done"))
+        ),
+        hearing
+      )
+      yield* peer.say(request("forks", "forks"))
+      yield* Effect.repeat(peer.hear, { until: (message) => message._tag === "Exit" })
+      assert.lengthOf(
+        logged.filter((line) => line.includes("unhandled")),
+        1
+      )
     }).pipe(Effect.provide(simulated()))
   )
 
