@@ -6,7 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { contradiction, type Entry, leading, openLog, readHistory } from "./witness.js"
+import { contradiction, type Entry, leading, now, openLog, readHistory } from "./witness.js"
 
 type Line = readonly [who: string, event: string, fields?: { readonly [field: string]: unknown }]
 
@@ -95,7 +95,21 @@ it.scopedLive.skipIf(process.platform === "darwin")("the kernel gives the name t
     const [a, b] = [openLog(folder, "a"), openLog(folder, "b")]
     yield* Effect.scoped(leading(a, folder, { epoch: 1 }))
     yield* leading(a, folder, { epoch: 2 })
-    yield* leading(b, folder, { epoch: 3 }).pipe(Effect.scoped, Effect.timeoutOption("100 millis"))
+    const written: Array<[Entry, number]> = []
+    const noting = {
+      ...b,
+      append: (...entry: Parameters<typeof b.append>) => {
+        const before = now()
+        const appended = b.append(...entry)
+        written.push([appended, before])
+        return appended
+      }
+    }
+    yield* leading(noting, folder, { epoch: 3 }).pipe(Effect.scoped, Effect.timeoutOption("100 millis"))
+    // It tells when it asked, which is before it knows the answer.
+    const clashes = written.filter(([{ event }]) => event === "clash")
+    assert.isAbove(clashes.length, 1)
+    for (const [{ at }, before] of clashes) assert.isBelow(at, before)
     fs.appendFileSync(join(folder, "b.log"), '{"torn')
     const events = readHistory(folder).map(({ event, who }) => `${who} ${event}`)
     assert.deepStrictEqual(events.slice(0, 5), ["a begin", "a end", "a begin", "b begin", "b clash"])

@@ -15,7 +15,8 @@ import type * as Scope from "effect/Scope"
  * process for all time, as a pid does not. The checker knows these events, all others are for people and tests:
  *
  * - `begin { epoch }`, `end`: leads from now; leads no more, and has not begun to release.
- * - `clash { final? }`: it believes to lead, and the kernel says that somebody else still holds the name.
+ * - `clash { final? }`: it believes to lead, and the kernel says that somebody else still holds the name; `at` is when it
+ *   asked: who held it may be seen to have ended before this can be written.
  * - `handled { message }`: the primary's handler has it.
  * - `outcome { message, outcome }`: what its sender was told.
  * - `lost`: leadership ended on evidence.
@@ -79,9 +80,10 @@ export const leading = (
     if (path === undefined) return
     let bound = false
     for (let attempt = 1; !bound && attempt <= 200; attempt++) {
+      const at = now()
       bound = yield* bind(path)
       if (bound) break
-      log.append("clash", { final: attempt === 200 })
+      log.append("clash", { at, final: attempt === 200 })
       yield* Effect.sleep("5 millis")
     }
   })
