@@ -803,12 +803,14 @@ const handle = <Request, Reply, Failure, Broadcast, R>(
     const run = (request: Request) => traced(id, launch, trace, () => handler(request, launch))
     if (codec.encodeRequest === undefined) return run(launch as Request)
     const decoded = codec.decodeRequest(payload)
-    const unreadable = (detail: string) => new Conversation.Unreadable({ detail })
-    if (Either.isEither(decoded)) return known.match(decoded, { onFailure: unreadable, onSuccess: run })
+    if (known.isRight(decoded)) return run(decoded.right)
     // An interruption while the schema is asked leaves no request either.
     return Effect.uninterruptibleMask((restore) =>
       Effect.matchCauseEffect(restore(decoded), {
-        onFailure: (cause) => unreadable(Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause))),
+        onFailure: (cause) =>
+          new Conversation.Unreadable({
+            detail: Option.getOrElse(Cause.failureOption(cause), () => Cause.pretty(cause))
+          }),
         onSuccess: (request) => restore(Effect.suspend(() => run(request)))
       })
     )

@@ -302,12 +302,10 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     )
   }
 
-  // Its scope is closed.
+  // Once its scope is closed.
   const conclude = <R>(entry: Entry, handler: Handler<R>, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
-    const unreadable = Exit.isFailure(exit)
-      ? Option.filter(Cause.failureOption(exit.cause), isUnreadable)
-      : Option.none()
-    if (Option.isSome(unreadable)) return answer(entry, unreadable.value)
+    const error = Exit.isFailure(exit) ? Option.getOrUndefined(Cause.failureOption(exit.cause)) : undefined
+    if (error instanceof Unreadable) return answer(entry, error)
     return known.match(
       known.attempt(() => handler.encode(exit)),
       {
@@ -791,8 +789,6 @@ class Failed {
 const failed = (cause: Cause.Cause<unknown>) => Effect.succeed(new Failed(cause))
 
 const isOpen = (known: Entry | Ended): known is Entry => known.state === "pending" || known.state === "running"
-
-const isUnreadable = (error: unknown): error is Unreadable => error instanceof Unreadable
 
 type Next = Effect.Effect<Message.Message | Message.Unrecognised, unknown>
 

@@ -432,6 +432,7 @@ describe("the primary's side", () => {
       yield* server.install({
         run: ({ payload }) => {
           if (payload === "throws") throw new Error("thrown")
+          if (payload === "interrupts") return Effect.interrupt
           return payload === "dies" ? Effect.die("gone") : Effect.succeed(payload)
         },
         encode: (exit) => {
@@ -469,7 +470,8 @@ describe("the primary's side", () => {
       }
       for (const [payload, why] of [
         ["dies", "Error: gone"],
-        ["throws", "Error: thrown"]
+        ["throws", "Error: thrown"],
+        ["interrupts", "interrupted"]
       ] as const) {
         assert.include(((yield* exitOf(payload)) as any).exit.cause.error, why)
       }

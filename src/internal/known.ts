@@ -11,10 +11,10 @@ export const isRight = <A>(effect: Effect.Effect<A, unknown>): effect is Either.
   Either.isEither(effect) && Either.isRight(effect)
 
 /** What becomes of an outcome; at once, where it is known. */
-export const match = <A, E, B, F, R, C, G, S>(
+export const match = <A, E, B, F, R>(
   effect: Effect.Effect<A, E>,
-  to: { readonly onFailure: (error: E) => Effect.Effect<B, F, R>; readonly onSuccess: (a: A) => Effect.Effect<C, G, S> }
-): Effect.Effect<B | C, F | G, R | S> => {
+  to: { readonly onFailure: (error: E) => Effect.Effect<B, F, R>; readonly onSuccess: (a: A) => Effect.Effect<B, F, R> }
+): Effect.Effect<B, F, R> => {
   if (!Either.isEither(effect)) return Effect.matchEffect(effect, to)
   const known = effect as Either.Either<A, E>
   return Either.isRight(known) ? to.onSuccess(known.right) : to.onFailure(known.left)
