@@ -1,6 +1,6 @@
 // The one place that knows how a TypeScript entry becomes one file that plain `node` starts.
 import { mkdirSync, writeFileSync } from "node:fs"
-import { join } from "node:path"
+import { basename, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { build, transform } from "esbuild"
 
@@ -11,15 +11,9 @@ const banner = {
   js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);'
 }
 
-/**
- * Bundles one entry, all dependencies included, and writes nothing. The aliases of the package's own name come from
- * tsconfig.json. Returns the text and esbuild's metafile.
- */
-export const bundle = async (entry, options = {}) => {
-  const result = await build({
+const bundling = (options) =>
+  build({
     absWorkingDir: root,
-    entryPoints: [entry],
-    outfile: "out.mjs",
     write: false,
     bundle: true,
     metafile: true,
@@ -34,7 +28,24 @@ export const bundle = async (entry, options = {}) => {
     banner,
     ...options
   })
-  return { text: result.outputFiles[0].text, metafile: result.metafile }
+
+/**
+ * Bundles one entry, all dependencies included, and writes nothing. The aliases of the package's own name come from
+ * tsconfig.json. Returns the text and esbuild's metafile.
+ */
+export const bundle = async (entry, options = {}) => {
+  const { metafile, outputFiles } = await bundling({ entryPoints: [entry], outfile: "out.mjs", ...options })
+  return { text: outputFiles[0].text, metafile }
+}
+
+/**
+ * Bundles several entries in the same way, each on its own. What they share is parsed once, which takes half the time.
+ * Returns the name of each, without its ending, and the text.
+ */
+export const bundleEach = async (entries) => {
+  const outExtension = { ".js": ".mjs" }
+  const { outputFiles } = await bundling({ entryPoints: entries, outdir: "out", outExtension })
+  return outputFiles.map(({ path, text }) => ({ name: basename(path, ".mjs"), text }))
 }
 
 /** How what is shipped is made small. */

@@ -120,7 +120,7 @@ const count = (results: ReadonlyArray<Result>, state: Result["state"]): number =
   results.filter((result) => result.state === state).length
 
 const main = async (): Promise<boolean> => {
-  if (process.platform === "win32") throw new Error("this is Windows: `npm test` runs all tests here")
+  if (process.platform === "win32") throw new Error("this is Windows: `npm run test:all` runs all tests here")
   const chosen = process.argv.length > 2 ? process.argv.slice(2) : suites
   for (const folder of ["reports", "test", ".build"]) fs.rmSync(join(home, folder), { recursive: true, force: true })
   for (const folder of ["reports", "test", ".build"]) fs.mkdirSync(join(home, folder), { recursive: true })

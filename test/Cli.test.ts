@@ -275,7 +275,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("gives --on-launch the arguments byte for byte", () =>
+    it.scopedLive("gives --on-launch the arguments byte for byte @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const first = yield* cli(["run", "app", "--json", "--on-launch", printArguments, "--", "sleep", "60"])
@@ -298,7 +298,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("shows output as it comes, and waits for who reads it", () =>
+    it.scopedLive("shows output as it comes, and waits for who reads it @large", () =>
       Effect.gen(function* () {
         const { cli } = yield* setup
         const gate = join(folder, `gate-${process.pid}`)
@@ -320,7 +320,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("answers when the command ended, though a daemon of it holds the output", () =>
+    it.scopedLive("answers when the command ended, though a daemon of it holds the output @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const first = yield* cli([
@@ -342,7 +342,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("ends --on-launch and all that it started with Ctrl-C of the later one", () =>
+    it.scopedLive("ends --on-launch and all that it started with Ctrl-C of the later one @large", () =>
       Effect.gen(function* () {
         const { cli } = yield* setup
         const first = yield* cli([
@@ -379,7 +379,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("ends --on-launch that does not listen to SIGTERM", () =>
+    it.scopedLive("ends --on-launch that does not listen to SIGTERM @large", () =>
       Effect.gen(function* () {
         const { cli } = yield* setup
         const script = `trap "" TERM; echo $$; while :; do sleep 1; done; :`
@@ -394,7 +394,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("lets accepted launches end when the command has ended, but not for ever", () =>
+    it.scopedLive("lets accepted launches end when the command has ended, but not for ever @large", () =>
       Effect.gen(function* () {
         const { cli, dir, done } = yield* setup
         const env = { SINGLE_INSTANCE_DRAIN: "1 seconds" }
@@ -418,7 +418,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("gives exit codes as a shell does", () =>
+    it.scopedLive("gives exit codes as a shell does @large", () =>
       Effect.gen(function* () {
         const { cli, directory, done } = yield* setup
         assert.strictEqual((yield* done(["run", "a", "--", "sh", "-c", "kill -KILL $$"])).code, 137)
@@ -471,7 +471,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("ends the command and with 73 when it is the primary no more", () =>
+    it.scopedLive("ends the command and with 73 when it is the primary no more @large", () =>
       Effect.gen(function* () {
         const { cli, record } = yield* setup
         const first = yield* cli([
@@ -494,7 +494,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("leaves the input to the first one's command, also with --stdin", () =>
+    it.scopedLive("leaves the input to the first one's command, also with --stdin @large", () =>
       Effect.gen(function* () {
         const { cli } = yield* setup
         const first = yield* cli(["run", "app", "--stdin", "--", "head", "-n", "1"], { stdin: "one\n", open: true })
@@ -503,7 +503,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("becomes the first with what it has read when the primary goes meanwhile", () =>
+    it.scopedLive("becomes the first with what it has read when the primary goes meanwhile @large", () =>
       Effect.gen(function* () {
         const { cli } = yield* setup
         const first = yield* cli(["run", "app", "--json", "--", "sleep", "60"])
@@ -519,7 +519,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("refuses input above the limit before it is sent", () =>
+    it.scopedLive("refuses input above the limit before it is sent @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const first = yield* cli(["run", "app", "--json", "--", "sleep", "60"])
@@ -534,7 +534,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("gives up on a primary that keeps silent, with 75", () =>
+    it.scopedLive("gives up on a primary that keeps silent, with 75 @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const first = yield* cli(["run", "app", "--json", "--", "sleep", "60"])
@@ -590,7 +590,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("says a sentence per event for people, without colours into a pipe", () =>
+    it.scopedLive("says a sentence per event for people, without colours into a pipe @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const listener = yield* cli(["listen", "my app"])
@@ -607,7 +607,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("ends with 73 and says who is the primary", () =>
+    it.scopedLive("ends with 73 and says who is the primary @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const first = yield* cli(["listen", "app", "--json"])
@@ -629,7 +629,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("takes over as a standby after SIGKILL and after a clean end", () =>
+    it.scopedLive("takes over as a standby after SIGKILL and after a clean end @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const first = yield* cli(["listen", "app", "--json"])
@@ -656,7 +656,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("tells that it is the primary no more, and ends with 73", () =>
+    it.scopedLive("tells that it is the primary no more, and ends with 73 @large", () =>
       Effect.gen(function* () {
         const { cli, record } = yield* setup
         const listener = yield* cli(["listen", "app", "--json"])
@@ -671,7 +671,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("ends quietly when nobody reads any more", () =>
+    it.scopedLive("ends quietly when nobody reads any more @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const listener = yield* cli(["listen", "app", "--json"])
@@ -684,7 +684,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("receives each of 20 launches at once exactly once", () =>
+    it.scopedLive("receives each of 20 launches at once exactly once @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const listener = yield* cli(["listen", "app", "--json"])
@@ -721,7 +721,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("says of every ending the same without the rest of the command line as with it", () =>
+    it.scopedLive("says of every ending the same without the rest of the command line as with it @large", () =>
       Effect.gen(function* () {
         const { dir, done } = yield* setup
         const other = yield* Other.pipe(
@@ -767,7 +767,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("loads nothing else where it hands over, and all of it where it does not", () =>
+    it.scopedLive("loads nothing else where it hands over, and all of it where it does not @large", () =>
       Effect.gen(function* () {
         const { cli, dir, directory, record } = yield* setup
         const alone = join(directory, "bin.cjs")
@@ -814,7 +814,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("stops when nobody reads what the handler prints", () =>
+    it.scopedLive("stops when nobody reads what the handler prints @large", () =>
       Effect.gen(function* () {
         const { cli } = yield* setup
         const first = yield* cli(["run", "app", "--json", "--on-launch", "echo $$; yes; :", "--", "sleep", "60"])
@@ -832,7 +832,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("fails with 76 where the protocols do not meet", () =>
+    it.scopedLive("fails with 76 where the protocols do not meet @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
         const listener = yield* cli(["listen", "app", "--json", "--protocol", "unix,pipe"])
@@ -883,7 +883,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("ends with 73 where it cannot be told", () =>
+    it.scopedLive("ends with 73 where it cannot be told @large", () =>
       Effect.gen(function* () {
         const { done, record } = yield* setup
         yield* done(["run", "app", "--", "true"])
@@ -926,7 +926,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("refuses while the owner or any witness lives", () =>
+    it.scopedLive("refuses while the owner or any witness lives @large", () =>
       Effect.gen(function* () {
         const { cli, done, record } = yield* setup
         const listener = yield* cli(["listen", "app", "--json"])
@@ -951,7 +951,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
   })
 
   describe("the command line", () => {
-    it.scopedLive("ends with 64 and says what is wrong", () =>
+    it.scopedLive("ends with 64 and says what is wrong @large", () =>
       Effect.gen(function* () {
         const rows: ReadonlyArray<readonly [ReadonlyArray<string>, string]> = [
           [[], "COMMANDS"],
@@ -991,7 +991,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("has help, version and completions", () =>
+    it.scopedLive("has help, version and completions @large", () =>
       Effect.gen(function* () {
         const shows = (...words: ReadonlyArray<string>) =>
           Effect.gen(function* () {
@@ -1014,7 +1014,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("takes options before and after the id, and an id that looks like one", () =>
+    it.scopedLive("takes options before and after the id, and an id that looks like one @large", () =>
       Effect.gen(function* () {
         const { cli, dir, done } = yield* setup
         for (const words of [
@@ -1053,7 +1053,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
-    it.scopedLive("ends with 73 where the lock cannot live", () =>
+    it.scopedLive("ends with 73 where the lock cannot live @large", () =>
       Effect.gen(function* () {
         const { dir, done } = yield* setup
         mkdirSync(dir, { mode: 0o777 })
@@ -1075,7 +1075,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       ...options
     })
 
-  describe.skipIf(!terminals)("on a terminal", () => {
+  describe.skipIf(!terminals)("on a terminal @large", () => {
     it.scopedLive("asks before it breaks", () =>
       Effect.gen(function* () {
         const { dir, done, record } = yield* setup

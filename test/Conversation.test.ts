@@ -41,6 +41,7 @@ import {
   stranger,
   valueOf
 } from "./simulation.js"
+import { largeIf } from "./size.js"
 
 class Refusal extends Schema.TaggedError<Refusal>()("Refusal", { why: Schema.String }) {}
 
@@ -1459,7 +1460,8 @@ describe("the secondary's side", () => {
   }
 
   for (const reason of ["ShuttingDown", "Busy", "NotPrimary"] as const) {
-    it.scoped(`tries again after a refusal that passes, until the time is up: ${reason}`, () =>
+    const size = largeIf(reason !== "Busy")
+    it.scoped(`tries again after a refusal that passes, until the time is up: ${reason}${size}`, () =>
       Effect.gen(function* () {
         const puppeteer = yield* puppet(Work.key)
         const process = yield* member(Work, { timeout: "5 seconds" })
@@ -1482,7 +1484,7 @@ describe("the secondary's side", () => {
     )
   }
 
-  it.scoped("hands nothing over that could not be answered in time", () =>
+  it.scoped("hands nothing over that could not be answered in time @large", () =>
     Effect.gen(function* () {
       const puppeteer = yield* puppet(Work.key)
       const process = yield* member(Work, { timeout: "5 seconds" })

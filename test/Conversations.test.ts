@@ -12,6 +12,7 @@ import * as Tcp from "effect-single-instance/protocol/Tcp"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { flooding, type Options, suite } from "./contract/Conversation.js"
 import { memoryWorld, realWorld, type World } from "./simulation.js"
+import { largeIf } from "./size.js"
 
 const pipe = (address: string) => ({ path: `\\\\.\\pipe\\${address.slice("pipe://./pipe/".length)}` })
 const unix = (address: string, directory: string) => ({
@@ -38,7 +39,10 @@ const protocols: Record<string, readonly [Effect.Effect<World, never, Scope.Scop
 }
 
 for (const [name, [world, options]] of Object.entries(protocols)) {
-  for (const encoding of ["json", "msgpack"] as const) suite(name, world, { ...options, encoding })
+  for (const encoding of ["json", "msgpack"] as const) {
+    const isLarge = name !== "memory" && (name !== "unix" || encoding === "msgpack")
+    suite(`${name}${largeIf(isLarge)}`, world, { ...options, encoding })
+  }
 }
 
 describe("the suite notices", () => {

@@ -10,7 +10,7 @@ const schedules = Number(process.env.MODEL_SCHEDULES ?? 50_000)
 const seed = Number(process.env.MODEL_SEED ?? 1)
 const timeout = 600_000 + schedules * 10
 
-describe(`the file lock holds in schedules of seed ${seed}`, () => {
+describe(`the file lock holds in schedules of seed ${seed} @large`, () => {
   const start = performance.now()
   let executed = 0
   let different = 0

@@ -153,7 +153,7 @@ describe("FileMailbox", () => {
       return { both, neither: 200 - taken.size - withdrawn.size + both, withdrawn: withdrawn.size, taken: taken.size }
     })
 
-  it.scopedLive("either takes back or was taken, never both and never neither", () =>
+  it.scopedLive("either takes back or was taken, never both and never neither @large", () =>
     Effect.gen(function* () {
       // On a busy machine one side may be first 200 times.
       const { taken, withdrawn } = yield* Effect.scoped(race((connection, frame) => connection.withdraw!(frame))).pipe(
@@ -165,7 +165,7 @@ describe("FileMailbox", () => {
     })
   )
 
-  it.scopedLive("would not where taking back looked first (the canary)", () =>
+  it.scopedLive("would not where taking back looked first (the canary) @large", () =>
     Effect.gen(function* () {
       const looking = race((_, frame, mail) =>
         Effect.gen(function* () {
@@ -430,7 +430,7 @@ describe("a conversation by mail, between processes", () => {
     })
   )
 
-  it.scopedLive("is taken back when the time is up, and never handled", () =>
+  it.scopedLive("is taken back when the time is up, and never handled @large", () =>
     Effect.gen(function* () {
       const { directory, primary } = yield* stopped
       const sender = yield* start(directory, "send", "--timeout", "3s", "--", "x")
@@ -446,7 +446,7 @@ describe("a conversation by mail, between processes", () => {
     })
   )
 
-  it.scopedLive("is taken back where the primary dies, and its sender is the next one", () =>
+  it.scopedLive("is taken back where the primary dies, and its sender is the next one @large", () =>
     Effect.gen(function* () {
       const { directory, primary, waiting } = yield* stopped
       const next = yield* start(directory, "run", "--timeout", "50s", "--", "true")

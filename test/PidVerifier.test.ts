@@ -330,7 +330,7 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
     })
   )
 
-  it.scopedLive.skipIf(!compiler)("a zombie leader whose threads live is alive (needs a C compiler)", () =>
+  it.scopedLive.skipIf(!compiler)("a zombie leader whose threads live is alive (needs a C compiler) @large", () =>
     Effect.gen(function* () {
       const verifier = yield* linuxVerifier
       const folder = yield* temporaryFolder
@@ -354,7 +354,7 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
     })
   )
 
-  it.scopedLive.skipIf(!otherUser)("a process of another user is alive and is not signalled (needs root)", () =>
+  it.scopedLive.skipIf(!otherUser)("a process of another user is alive and is not signalled (needs root) @large", () =>
     Effect.gen(function* () {
       const nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
       const self = yield* (yield* linuxVerifier).self
@@ -368,7 +368,7 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
   )
 
   it.scopedLive.skipIf(!otherUser || !namespaces)(
-    "what hidepid hides is alive if signal 0 answers EPERM, and dead if nobody has the pid (needs root)",
+    "what hidepid hides is alive if signal 0 answers EPERM, and dead if nobody has the pid (needs root) @large",
     () =>
       Effect.gen(function* () {
         const self = yield* (yield* linuxVerifier).self
@@ -407,7 +407,7 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
     })
   )
 
-  it.scopedLive.skipIf(!namespaces)("a process in another pid namespace cannot be told (needs root)", () =>
+  it.scopedLive.skipIf(!namespaces)("a process in another pid namespace cannot be told (needs root) @large", () =>
     Effect.gen(function* () {
       const verifier = yield* linuxVerifier
       const self = yield* verifier.self
@@ -458,7 +458,7 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
     })
   )
 
-  it.scopedLive.skipIf(!timeNamespaces)("a start of another time namespace is not compared (needs root)", () =>
+  it.scopedLive.skipIf(!timeNamespaces)("a start of another time namespace is not compared (needs root) @large", () =>
     Effect.gen(function* () {
       const self = yield* (yield* linuxVerifier).self
       const words = ["unshare", "-T", "--boottime", "100000", "-f", "--kill-child"]
@@ -472,7 +472,7 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
     })
   )
 
-  it.scopedLive.skipIf(!namespaces)("a boot id of a container's own is no boot of its host (needs root)", () =>
+  it.scopedLive.skipIf(!namespaces)("a boot id of a container's own is no boot of its host (needs root) @large", () =>
     Effect.gen(function* () {
       const own = yield* Effect.scoped(Effect.flatMap(linuxVerifier, (verifier) => verifier.self))
       const folder = yield* temporaryFolder

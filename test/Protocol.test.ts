@@ -23,7 +23,7 @@ else suite("UnixSocket", Effect.succeed(UnixSocket.layer))
 // That of all sockets of this process.
 suite("frames that are taken where they arrive", Effect.succeed(taking(isWindows ? NamedPipe.layer : UnixSocket.layer)))
 
-suite("FileMailbox", Effect.succeed(FileMailbox.layer), { connections: 10, frames: 300 })
+suite("FileMailbox", Effect.succeed(FileMailbox.layer), { connections: 10, frames: 100 })
 
 suite("SharedMemory", Effect.succeed(SharedMemory.layer))
 

@@ -56,7 +56,7 @@ const layerWith = (options: { readonly load?: () => native.Native; readonly spin
   })
 
 // As macOS does it, where there is no memfd.
-if (isLinux) suite("SharedMemory in files", Effect.succeed(layerWith({ load: () => native.load("darwin") })))
+if (isLinux) suite("SharedMemory in files @large", Effect.succeed(layerWith({ load: () => native.load("darwin") })))
 
 const setup = (directory: string, layer: Layer.Layer<Protocol> = SharedMemory.layer) =>
   Effect.gen(function* () {
@@ -253,7 +253,7 @@ describe("SharedMemory", () => {
     })
   )
 
-  itNeeds(needs.linux)("leaves no descriptor, no mapping and no file behind", () =>
+  itNeeds(needs.linux)("leaves no descriptor, no mapping and no file behind @large", () =>
     Effect.gen(function* () {
       const directory = yield* temporary
       const { connect, listen } = yield* setup(directory)
@@ -457,7 +457,7 @@ describe("SharedMemory", () => {
     })
   )
 
-  itNeeds(needs.linux)("sleeps when nothing is said, and spins only for as long as that pays", () =>
+  itNeeds(needs.linux)("sleeps when nothing is said, and spins only for as long as that pays @large", () =>
     Effect.gen(function* () {
       const busy = Number((yield* run(fixture("shared-memory"), "idle", yield* temporary, "60000"))[0])
       const idle = Number((yield* run(fixture("shared-memory"), "idle", yield* temporary))[0])
@@ -467,7 +467,7 @@ describe("SharedMemory", () => {
     })
   )
 
-  itNeeds(needs.namespaces)("serves nobody in another pid namespace, who goes on to the next protocol", () =>
+  itNeeds(needs.namespaces)("serves nobody in another pid namespace, who goes on to the next protocol @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const primary = yield* arena.start("launch", { protocol: "shm", fallback: "unix" })

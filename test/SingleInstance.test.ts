@@ -456,7 +456,7 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
       })
     )
 
-    it.scopedLive("carries a megabyte each way, whole", () =>
+    it.scopedLive("carries a megabyte each way, whole @large", () =>
       Effect.gen(function* () {
         const place = yield* world
         yield* textServer(place, (text) => Effect.succeed(text.split("").reverse().join("")))
@@ -466,7 +466,7 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
       })
     )
 
-    it.scopedLive("serves many clients with many messages each, every one once", () =>
+    it.scopedLive("serves many clients with many messages each, every one once @large", () =>
       Effect.gen(function* () {
         const place = yield* world
         const handled: Array<string> = []

@@ -9,10 +9,11 @@ import { TestSingleInstance } from "effect-single-instance"
 import { Protocol } from "effect-single-instance/Protocol"
 import { cutEverywhere, judge, kinds, realTime, sender, serving, simulatedTime, Work } from "./contract/Delivery.js"
 import { cutting, fileWorld, member, memoryWorld, type Traffic } from "./simulation.js"
+import { largeIf } from "./size.js"
 
 describe("one connection cut at any frame, in memory", () => {
   for (const kind of Object.keys(kinds)) {
-    it.scoped(`a handler that ${kind}`, () =>
+    it.scoped(`a handler that ${kind}${largeIf(kind !== "answers at once")}`, () =>
       Effect.gen(function* () {
         const world = yield* memoryWorld
         const outcomes = yield* cutEverywhere(world, simulatedTime, kind, yield* world.member(Work))
@@ -23,7 +24,7 @@ describe("one connection cut at any frame, in memory", () => {
   }
 })
 
-describe("the question after a loss cut as well", () => {
+describe("the question after a loss cut as well @large", () => {
   it.scoped("is Unknown at worst, and never wrong", () =>
     Effect.gen(function* () {
       const world = yield* memoryWorld
@@ -61,7 +62,8 @@ describe("a sender that tries again", () => {
     ["in memory", memoryWorld, simulatedTime],
     ["over real sockets", fileWorld, realTime]
   ] as const) {
-    it[name === "in memory" ? "scoped" : "scopedLive"](`delivers once, wherever it was cut: ${name}`, () =>
+    const size = largeIf(name !== "in memory")
+    it[name === "in memory" ? "scoped" : "scopedLive"](`delivers once, wherever it was cut: ${name}${size}`, () =>
       Effect.gen(function* () {
         const place = yield* world
         const { log } = yield* serving(yield* place.member(Work), "answers later")
@@ -215,7 +217,8 @@ describe("many senders", () => {
     ["in memory", memoryWorld],
     ["over real sockets", fileWorld]
   ] as const) {
-    it.scopedLive(`are each told the truth, while connections are cut at random: ${name}`, () =>
+    const size = largeIf(name !== "in memory")
+    it.scopedLive(`are each told the truth, while connections are cut at random: ${name}${size}`, () =>
       Effect.gen(function* () {
         const place = yield* world
         const { log } = yield* serving(yield* place.member(Work), "answers later")

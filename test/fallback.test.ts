@@ -14,6 +14,7 @@ import * as Tcp from "effect-single-instance/protocol/Tcp"
 import * as UnixSocket from "effect-single-instance/protocol/UnixSocket"
 import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
 import { realWorld } from "./simulation.js"
+import { largeIf } from "./size.js"
 
 class Text extends SingleInstance.Tag<Text>()("test.fallback", { request: Schema.String, reply: Schema.String }) {}
 
@@ -153,8 +154,8 @@ for (const [first, firstLayer] of transports) {
   describe(`where ${first}`, () => {
     for (const [name, way] of Object.entries(ways)) {
       const isMail = first === "file"
-      for (const [next, nextLayer] of transports.filter(([other]) => other !== first)) {
-        it.scopedLive(`${name}, before ${next}`, () =>
+      for (const [index, [next, nextLayer]] of transports.filter(([other]) => other !== first).entries()) {
+        it.scopedLive(`${name}, before ${next}${largeIf(index > 0)}`, () =>
           Effect.gen(function* () {
             const { exit, seen } = yield* run(firstLayer, nextLayer, way)
             const outcome = Either.match(exit, {

@@ -368,7 +368,7 @@ const outcome = (contender: Contender) =>
     return { error, path, reason }
   })
 
-describe("without permission", () => {
+describe("without permission @large", () => {
   const through = ["setpriv", "--reuid", `${stranger}`, "--regid", `${stranger}`, "--clear-groups"]
   const arenaOfStranger = Effect.tap(makeArena, (arena) =>
     Effect.sync(() => {
@@ -464,7 +464,7 @@ const fill = ({ directory }: Place, pages: number): void => {
 }
 const empty = ({ directory }: Place): void => fs.rmSync(join(directory, "ballast"))
 
-describe("a file system", () => {
+describe("a file system @large", () => {
   itNeeds(needs.mounts)("that is full: says so, and leaves no half of a record", () =>
     Effect.gen(function* () {
       const place = yield* mounted("size=64k")
@@ -687,7 +687,7 @@ describe("in place of the record", () => {
     )
   }
 
-  itNeeds(needs.linux)("a FIFO does not hold up a real launch", () =>
+  itNeeds(needs.linux)("a FIFO does not hold up a real launch @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       fs.mkdirSync(arena.home, { recursive: true, mode: 0o700 })
@@ -718,7 +718,7 @@ describe("in place of the record", () => {
     })
   )
 
-  itNeeds(posix)("a record with any bit changed: typed and untouched", () =>
+  itNeeds(posix)("a record with any bit changed: typed and untouched @large", () =>
     Effect.gen(function* () {
       const random = randomOf("changed bits")
       const place = yield* makePlace()
@@ -1050,7 +1050,7 @@ const occupants: { readonly [title: string]: (name: string) => void } = {
   "a link to nothing": (name) => fs.symlinkSync(`${name}~`, name)
 }
 
-describe("in place of a file that a starter is about to make", () => {
+describe("in place of a file that a starter is about to make @large", () => {
   for (const [title, plant] of Object.entries(occupants)) {
     itNeeds(needs.linux)(`${title}: typed, and not deleted`, () =>
       Effect.gen(function* () {
@@ -1127,7 +1127,7 @@ const withMore = (attempt: (limit: number) => Effect.Effect<string>) =>
     return said
   })
 
-describe("with few descriptors", () => {
+describe("with few descriptors @large", () => {
   itNeeds(needs.linux)("a launch leads, or says so and leaves nothing behind", () =>
     withMore((limit) =>
       Effect.gen(function* () {
@@ -1194,7 +1194,7 @@ describe("a new leader", () => {
   )
 })
 
-describe("20 contenders", () => {
+describe("20 contenders @large", () => {
   for (const start of ["over nothing", "over a dead owner"] as const) {
     itNeeds(posix)(`${start}: one leads, and the others leave nothing behind`, () =>
       Effect.gen(function* () {

@@ -134,7 +134,7 @@ describe("a primary that is stopped", () => {
 
   for (const protocol of crossing.filter((name) => name !== "file" && name !== "pipe")) {
     itNeeds(needs.linux)(
-      `is succeeded by nobody whose connections over ${protocol} the kernel takes no more`,
+      `is succeeded by nobody whose connections over ${protocol} the kernel takes no more @large`,
       () =>
         reported(
           { area: "3", test: `a primary that is stopped, over ${protocol}`, faults: "SIGSTOP, full backlogs" },
@@ -169,7 +169,7 @@ describe("a primary that is stopped", () => {
     )
   }
 
-  itNeeds(needs.linux)("becomes ready for a sender that waits when it goes on in time", () =>
+  itNeeds(needs.linux)("becomes ready for a sender that waits when it goes on in time @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const primary = yield* begin(arena)
@@ -184,7 +184,7 @@ describe("a primary that is stopped", () => {
     })
   )
 
-  itNeeds(needs.linux)("while it works on a message, leaves its sender with Unknown", () =>
+  itNeeds(needs.linux)("while it works on a message, leaves its sender with Unknown @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const primary = yield* begin(arena)
@@ -216,7 +216,7 @@ describe("a starter that is stopped", () => {
   ] as const
   for (const [operation, name, place] of late) {
     itNeeds(needs.linux)(
-      `before ${operation} ${name} finds another primary when it goes on, and sends to it`,
+      `before ${operation} ${name} finds another primary when it goes on, and sends to it @large`,
       () =>
         reported(
           {
@@ -243,7 +243,7 @@ describe("a starter that is stopped", () => {
     )
   }
 
-  itNeeds(needs.linux)("before it takes a slot does not succeed the owner that was succeeded meanwhile", () =>
+  itNeeds(needs.linux)("before it takes a slot does not succeed the owner that was succeeded meanwhile @large", () =>
     Effect.gen(function* () {
       const arena = yield* overRemains
       const slow = yield* arena.start("launch", { freeze: { operation: "link", name: "slot" } })
@@ -259,7 +259,7 @@ describe("a starter that is stopped", () => {
 
   const committing = { operation: "rename", name: "lock" } as const
   itNeeds(needs.linux)(
-    "with the slot in hand is waited for, not passed by",
+    "with the slot in hand is waited for, not passed by @large",
     () =>
       reported(
         { area: "3", test: "a starter that is stopped with the slot in hand", faults: "SIGSTOP during election" },
@@ -292,7 +292,7 @@ describe("a starter that is stopped", () => {
   )
 
   itNeeds(needs.linux)(
-    "right after its commit is the primary",
+    "right after its commit is the primary @large",
     () =>
       reported(
         { area: "3", test: "a starter that is stopped after its commit", faults: "SIGSTOP during election" },
@@ -312,7 +312,7 @@ describe("a starter that is stopped", () => {
   )
 })
 
-describe("a release that is stopped", () => {
+describe("a release that is stopped @large", () => {
   const tombstone = { operation: "rename", name: "lock" } as const
   itNeeds(needs.linux)(
     "before its tombstone still holds the lock",

@@ -13,6 +13,7 @@ import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as framing from "../src/internal/framing.js"
 import * as msgPack from "../src/internal/msgPack.js"
 import { child, nonce, temporary } from "./contract/Protocol.js"
+import { largeIf } from "./size.js"
 import { randomOf, reported, scaled, seed } from "./stress.js"
 
 const corpusFolder = fileURLToPath(new URL("./fixtures-data/corpus", import.meta.url))
@@ -181,7 +182,7 @@ describe("whatever the bytes", () => {
   for (const [name, { kinds, share, target }] of Object.entries(targets)) {
     const count = Math.round(total * share)
     it.effect(
-      `${name} survives ${count} inputs, and takes nothing for what it is not`,
+      `${name} survives ${count} inputs, and takes nothing for what it is not${largeIf(count > 8_000)}`,
       () =>
         reported(
           { area: "7", test: `fuzz: ${name}`, faults: "mutations of the corpus" },
@@ -199,7 +200,7 @@ describe("whatever the bytes", () => {
   const rounds = scaled(2, 20)
   const files = 300
   it.scopedLive(
-    `a mailbox serves ${rounds} times amid ${files} files that no sender wrote`,
+    `a mailbox serves ${rounds} times amid ${files} files that no sender wrote @large`,
     () =>
       reported(
         { area: "7", test: "fuzz: names and contents in the mailbox", faults: "mutations of names and contents" },

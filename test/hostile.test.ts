@@ -15,6 +15,7 @@ import { Decoder, encode } from "../src/internal/framing.js"
 import type { ProtocolName } from "../src/internal/platform.js"
 import { type Arena, crossing, itNeeds, makeArena, needs, type StartOptions, whereOf } from "./contenders.js"
 import { memoryOf } from "./measured.js"
+import { largeIf } from "./size.js"
 import { isStress, randomOf, reported, scaled } from "./stress.js"
 
 const sockets = crossing.filter((name) => name !== "file" && name !== "pipe")
@@ -128,7 +129,7 @@ const setup = (protocol: ProtocolName, options: StartOptions = {}) =>
 describe("amid strangers", () => {
   for (const protocol of sockets) {
     itNeeds(needs.linux)(
-      `over ${protocol}, whatever they do, launches are served`,
+      `over ${protocol}, whatever they do, launches are served${largeIf(protocol !== "unix")}`,
       () =>
         reported(
           { area: "6", test: `hostile clients over ${protocol}`, faults: Object.keys(strangers).join(", ") },
@@ -173,7 +174,7 @@ describe("amid strangers", () => {
     )
 
     itNeeds(needs.linux)(
-      `over ${protocol}, ${flood} silent ones at once keep no launch out`,
+      `over ${protocol}, ${flood} silent ones at once keep no launch out @large`,
       () =>
         reported(
           { area: "6", test: `silent connections over ${protocol}`, faults: `${flood} connections at once` },
@@ -284,7 +285,7 @@ const conversation = (arena: Arena, protocol: ProtocolName, message: string) =>
 describe("a conversation", () => {
   for (const protocol of sockets.filter((name) => name !== "shm")) {
     itNeeds(needs.linux)(
-      `over ${protocol}, broken off after any byte, is handled where it was whole, and harms nobody`,
+      `over ${protocol}, broken off after any byte, is handled where it was whole, and harms nobody @large`,
       () =>
         reported(
           { area: "6", test: `broken conversations over ${protocol}`, faults: "an end, or a reset, after each byte" },
@@ -317,7 +318,8 @@ describe("a conversation", () => {
       300_000
     )
 
-    itNeeds(needs.linux)(`over ${protocol}, heard by somebody and said again, opens nothing`, () =>
+    const size = largeIf(protocol !== "unix")
+    itNeeds(needs.linux)(`over ${protocol}, heard by somebody and said again, opens nothing${size}`, () =>
       Effect.gen(function* () {
         const { arena, launch, primary, where } = yield* setup(protocol)
         const first = yield* conversation(arena, protocol, "heard")
@@ -379,7 +381,7 @@ const attempts = (arena: Arena, names: ReadonlyArray<string>): Record<string, st
   }
 }
 
-describe("another user", () => {
+describe("another user @large", () => {
   const through = ["--reuid", `${uid}`, "--regid", `${uid}`, "--clear-groups"]
   /** How it ended for him: the code of the system's refusal, or that he got his way. */
   const tries = (program: string) => {

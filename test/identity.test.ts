@@ -57,7 +57,7 @@ describe("a pid", () => {
   }
 
   itNeeds(needs.pids)(
-    "that another process was given does not hold up the next start",
+    "that another process was given does not hold up the next start @large",
     () =>
       reported(
         { area: "4", test: "recycled pids", faults: "the dead primary's pid is a stranger's, or the next start's own" },
@@ -98,7 +98,7 @@ describe("a pid", () => {
     600_000
   )
 
-  itNeeds(needs.native)("of a leader whose main thread has ended, and others not, is that of the living", () =>
+  itNeeds(needs.native)("of a leader whose main thread has ended, and others not, is that of the living @large", () =>
     reported(
       { area: "4", test: "zombie leader with threads", faults: "its main thread ends; its witness is removed" },
       Effect.gen(function* () {
@@ -128,7 +128,7 @@ describe("a pid", () => {
     )
   )
 
-  itNeeds(needs.namespaces)("that is the same in a container's next life does not hold up the next start", () =>
+  itNeeds(needs.namespaces)("that is the same in a container's next life does not hold up the next start @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       let previous = yield* begin(arena, container)
@@ -149,7 +149,7 @@ describe("a pid", () => {
   )
 })
 
-describe("another pid namespace on a shared directory", () => {
+describe("another pid namespace on a shared directory @large", () => {
   for (const inner of ["primary", "launch"] as const) {
     itNeeds(needs.namespaces)(`that the ${inner} is in: the living is not declared dead, the killed is`, () =>
       Effect.gen(function* () {
@@ -202,7 +202,7 @@ describe("another pid namespace on a shared directory", () => {
   )
 })
 
-describe("another mount namespace", () => {
+describe("another mount namespace @large", () => {
   itNeeds(needs.mounts)("in which the directory has another name is the same place", () =>
     reported(
       { area: "4", test: "mount namespaces", faults: "the directory is mounted elsewhere" },
@@ -228,7 +228,7 @@ describe("another mount namespace", () => {
   )
 })
 
-describe("another network namespace", () => {
+describe("another network namespace @large", () => {
   const apart = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
   for (const inner of ["primary", "launch"] as const) {
     itNeeds(needs.network)(
@@ -269,7 +269,7 @@ describe("another network namespace", () => {
   }
 })
 
-describe("another time namespace", () => {
+describe("another time namespace @large", () => {
   // In which processes were started at another time since the boot.
   const apart: StartOptions = { through: ["unshare", "-T", "--boottime", "1000000", "-f", "--kill-child"] }
   for (const inner of ["primary", "launch"] as const) {
@@ -304,7 +304,7 @@ describe("another time namespace", () => {
 describe("a clock", () => {
   for (const ahead of isStress ? [hour, -hour, year, -year] : [-hour, year]) {
     const wrong = `${Math.abs(ahead) === hour ? "an hour" : "a year"} ${ahead > 0 ? "ahead" : "behind"}`
-    itNeeds(needs.faketime)(`${wrong} of the others' gives nobody the lock, and keeps it from nobody`, () =>
+    itNeeds(needs.faketime)(`${wrong} of the others' gives nobody the lock, and keeps it from nobody @large`, () =>
       reported(
         { area: "4", test: `a clock ${wrong}`, faults: "libfaketime in one process" },
         Effect.gen(function* () {
@@ -334,7 +334,7 @@ describe("a clock", () => {
       )
     )
 
-    itNeeds(needs.faketime)(`that jumps to ${wrong} moves no deadline, and is not taken for death`, () =>
+    itNeeds(needs.faketime)(`that jumps to ${wrong} moves no deadline, and is not taken for death @large`, () =>
       reported(
         { area: "4", test: `the clock jumps to ${wrong}`, faults: "libfaketime in all processes" },
         Effect.gen(function* () {
@@ -394,7 +394,7 @@ describe("a clock", () => {
 })
 
 describe("the canaries", () => {
-  itNeeds(needs.pids)("whoever takes any process with the pid for the owner is held up", () =>
+  itNeeds(needs.pids)("whoever takes any process with the pid for the owner is held up @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const inside = yield* makePidNamespace
@@ -409,7 +409,7 @@ describe("the canaries", () => {
     })
   )
 
-  itNeeds(needs.pids)("whoever looks for the pid in another namespace has two primaries", () =>
+  itNeeds(needs.pids)("whoever looks for the pid in another namespace has two primaries @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       // A pid that nobody has in a container with a few processes.

@@ -12,7 +12,7 @@ import { contradiction } from "./witness.js"
 const seconds = scaled(20, 450)
 const workers = isStress ? 12 : 7
 
-describe("a storm of SIGKILL and SIGSTOP", () => {
+describe("a storm of SIGKILL and SIGSTOP @large", () => {
   itNeeds(needs.posix)(
     `shows one primary at a time, and the truth about each message, for ${seconds} s`,
     () =>

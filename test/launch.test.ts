@@ -299,7 +299,7 @@ describe("launch, between processes", () => {
   )
 
   itNeeds(needs.linux)(
-    "does not know what became of a message whose primary died of it, nor that it was dead before",
+    "does not know what became of a message whose primary died of it, nor that it was dead before @large",
     () =>
       Effect.gen(function* () {
         const arena = yield* makeArena

@@ -77,7 +77,7 @@ const run = Effect.fnUntraced(function* (
   return { before, after, flaws: grown(before, after) }
 })
 
-describe("a primary holds no more than before", () => {
+describe("a primary holds no more than before @large", () => {
   for (const protocol of crossing) {
     itNeeds(needs.linux)(
       `after ${whole.connections} connections and ${whole.killed} peers that were killed, over ${protocol}`,

@@ -86,7 +86,7 @@ const crowd = Effect.fnUntraced(function* (given: Given, { connections, requests
   return { grown, millis: answers.flatMap(({ micros }) => micros).map((micros) => micros / 1_000) }
 })
 
-describe("many secondaries at once", () => {
+describe("many secondaries at once @large", () => {
   for (const protocol of protocols) {
     const connections = secondaries(protocol)
     itNeeds(needs.linux)(
@@ -163,7 +163,7 @@ const opened = Effect.fnUntraced(function* (given: Given, connections: number) {
   return { points, kib, slowest: slowest / 1_000 }
 })
 
-describe("many connections", () => {
+describe("many connections @large", () => {
   for (const protocol of protocols.filter((name) => name !== "shm")) {
     itNeeds(descriptors)(
       `are open over ${protocol} and take little: ${open}`,
@@ -215,7 +215,7 @@ const streamed = Effect.fnUntraced(function* (given: Given, bytes: number) {
   return { points, messages, sender, receiver }
 })
 
-describe("many bytes over one connection", () => {
+describe("many bytes over one connection @large", () => {
   for (const protocol of protocols) {
     itNeeds(needs.linux)(
       `arrive as they were sent, over ${protocol}: ${bytes / MiB} MiB`,
@@ -306,7 +306,7 @@ const poured = Effect.fnUntraced(function* (given: Given) {
   return `${(chunks * 65_536) / MiB} MiB; ${told((shown - drunk) / MiB)} MiB taken, ${told(held)} MiB held`
 })
 
-describe("a side that takes nothing bounds the other", () => {
+describe("a side that takes nothing bounds the other @large", () => {
   for (const protocol of protocols) {
     for (const how of ["is stopped", "does not go on"] as const) {
       itNeeds(needs.linux)(
@@ -339,7 +339,7 @@ describe("a side that takes nothing bounds the other", () => {
 // the canaries
 // -------------------------------------------------------------------------------------
 
-describe("the canary", () => {
+describe("the canary @large", () => {
   // None of this depends on the protocol.
   const protocol = "unix"
   const few = { connections: 8, requests: 6 }

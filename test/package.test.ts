@@ -11,7 +11,8 @@ import {
   readFileSync,
   rmSync,
   statSync,
-  symlinkSync
+  symlinkSync,
+  writeFileSync
 } from "node:fs"
 import { builtinModules } from "node:module"
 import { tmpdir } from "node:os"
@@ -25,6 +26,7 @@ const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"))
 
 let folder: string
 let installed: string
+let tarball: string
 let packed: ReadonlyArray<string>
 
 const modules = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" }).flatMap((file) =>
@@ -65,9 +67,10 @@ beforeAll(() => {
     run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", folder], pkg)
   )
   packed = files.map((file: { readonly path: string }) => file.path)
+  tarball = join(folder, filename)
   installed = join(folder, "app/node_modules/effect-single-instance")
   mkdirSync(installed, { recursive: true })
-  run("tar", ["-xzf", join(folder, filename), "-C", installed, "--strip-components=1"], folder)
+  run("tar", ["-xzf", tarball, "-C", installed, "--strip-components=1"], folder)
   for (const name of ["effect", "@effect/platform", "@types/node", "undici-types"]) {
     const link = join(folder, "app/node_modules", name)
     mkdirSync(dirname(link), { recursive: true })
@@ -77,7 +80,7 @@ beforeAll(() => {
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-describe("the package", () => {
+describe("the package @large", () => {
   it("holds dist, src and the papers, and nothing else", () => {
     const papers = ["package.json", "README.md", "LICENSE", "CHANGELOG.md"]
     assert.deepStrictEqual(
@@ -158,7 +161,48 @@ describe("the package", () => {
       []
     )
   })
+
+  it("installs with the line that the README begins with, and runs", ({ skip }) => {
+    const readme = readFileSync(join(root, "README.md"), "utf8")
+    const [, line] = /^```sh\nnpm i (effect-single-instance .*)\n/m.exec(readme) ?? []
+    assert.isDefined(line, "the README has no such line")
+    const [, ...others] = line!.split(" ")
+    try {
+      run("npm", ["view", others[0]!, "version"], folder)
+    } catch {
+      skip("the registry does not answer")
+    }
+    const app = join(folder, "installed")
+    mkdirSync(app)
+    writeFileSync(join(app, "package.json"), JSON.stringify({ private: true, type: "module" }))
+    // As published: npm must find nothing in conflict with its peer dependencies.
+    run("npm", ["install", "--strict-peer-deps", "--no-audit", "--no-fund", tarball, ...others], app)
+    writeFileSync(join(app, "program.js"), program)
+    assert.strictEqual(run(process.execPath, ["program.js", join(folder, "state")], app), "leads with a\n")
+    const bin = join(app, "node_modules/effect-single-instance", manifest.bin["single-instance"])
+    assert.isTrue(existsSync(join(app, "node_modules/.bin/single-instance")))
+    const command = ["run", "com.example.installed", "--dir", join(folder, "state"), "--"]
+    const said = run(process.execPath, [bin, ...command, process.execPath, "-p", "1 + 1"], app)
+    assert.strictEqual(said, "2\n")
+  }, 300_000)
 })
+
+const program = `
+import { NodeContext } from "@effect/platform-node"
+import { Effect, Schema } from "effect"
+import { SingleInstance } from "effect-single-instance"
+
+class App extends SingleInstance.Tag()("com.example.installed", { request: Schema.String }) {}
+
+App.enforce({
+  request: "a",
+  primary: (primary) => Effect.sync(() => console.log("leads with " + primary.request))
+}).pipe(
+  Effect.provide(App.layer({ directory: process.argv[2] })),
+  Effect.provide(NodeContext.layer),
+  SingleInstance.runMain
+)
+`
 
 function isBuiltin(name: string): boolean {
   return name.startsWith("node:") || builtinModules.includes(name)

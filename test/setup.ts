@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { bundle, root } from "../scripts/bundle.mjs"
+import { bundleEach, root } from "../scripts/bundle.mjs"
 
 const source = join(root, "test/fixtures")
 const target = join(root, ".build/fixtures")
@@ -17,20 +17,11 @@ export default async function setup(): Promise<void> {
   for (const file of readdirSync(target)) {
     if (file.endsWith(".mjs") && !names.includes(file.slice(0, -4))) rmSync(join(target, file))
   }
-  await Promise.all(
-    names.map(async (name) => {
-      const file = join(target, `${name}.mjs`)
-      try {
-        const { text } = await bundle(join(source, `${name}.ts`))
-        // Another run of the tests may be starting this very file: it is replaced whole, and only by a different one.
-        if (existsSync(file) && readFileSync(file, "utf8") === text) return
-        writeFileSync(`${file}.${process.pid}`, text)
-        renameSync(`${file}.${process.pid}`, file)
-      } catch (error) {
-        // The tests that use it fail; the others need not.
-        rmSync(file, { force: true })
-        console.error(`test/fixtures/${name}.ts: ${error instanceof Error ? error.message : String(error)}`)
-      }
-    })
-  )
+  for (const { name, text } of await bundleEach(names.map((name) => join(source, `${name}.ts`)))) {
+    const file = join(target, `${name}.mjs`)
+    // Another run of the tests may be starting this very file: it is replaced whole, and only by a different one.
+    if (existsSync(file) && readFileSync(file, "utf8") === text) continue
+    writeFileSync(`${file}.${process.pid}`, text)
+    renameSync(`${file}.${process.pid}`, file)
+  }
 }

@@ -19,6 +19,7 @@ import {
   takeOver
 } from "./contenders.js"
 import type { End, Where } from "./fixtures/contender.js"
+import { largeIf } from "./size.js"
 import { randomOf, reported, scaled } from "./stress.js"
 
 /** Says that a signal has arrived; whatever the contender does about it has begun by then. */
@@ -34,7 +35,7 @@ const codes = [
 
 describe("a signal", () => {
   for (const [signal, code] of codes) {
-    itNeeds(needs.linux)(`${signal} releases the lock and ends with ${code}`, () =>
+    itNeeds(needs.linux)(`${signal} releases the lock and ends with ${code}${largeIf(signal !== "SIGTERM")}`, () =>
       Effect.gen(function* () {
         const arena = yield* makeArena
         const primary = yield* begin(arena)
@@ -73,7 +74,7 @@ describe("a signal", () => {
     })
   )
 
-  itNeeds(needs.linux)("loses no message of launches that come all the while", () =>
+  itNeeds(needs.linux)("loses no message of launches that come all the while @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const sender = yield* arena.start("send")
@@ -100,7 +101,7 @@ describe("a signal", () => {
     })
   )
 
-  itNeeds(needs.linux)("does not wait for ever for accepted messages", () =>
+  itNeeds(needs.linux)("does not wait for ever for accepted messages @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const primary = yield* begin(arena, { config: { drain: "300 millis" } })
@@ -115,7 +116,7 @@ describe("a signal", () => {
     })
   )
 
-  itNeeds(needs.linux)("a second time waits for nobody; the sender learns that nothing is known", () =>
+  itNeeds(needs.linux)("a second time waits for nobody; the sender learns that nothing is known @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const primary = yield* begin(arena, confessing("SIGINT"))
@@ -135,7 +136,7 @@ describe("a signal", () => {
   )
 
   for (const signal of ["SIGINT", "SIGKILL"] as const) {
-    itNeeds(needs.linux)(`${signal} to a sender interrupts its handler, and nothing else`, () =>
+    itNeeds(needs.linux)(`${signal} to a sender interrupts its handler, and nothing else @large`, () =>
       Effect.gen(function* () {
         const arena = yield* makeArena
         const primary = yield* begin(arena)
@@ -167,7 +168,7 @@ describe("a primary that died", () => {
     ["an unhandled rejection", 1]
   ])
   for (const [how, code] of codes) {
-    itNeeds(needs.linux)(`of ${how}, without a release, is succeeded at once`, () =>
+    itNeeds(needs.linux)(`of ${how}, without a release, is succeeded at once${largeIf(how !== "SIGKILL")}`, () =>
       Effect.gen(function* () {
         const arena = yield* makeArena
         const killed = how === "SIGKILL"
@@ -290,7 +291,7 @@ const endIn = (phase: Phase, how: End) =>
     Effect.catchAllDefect((cause) => Effect.dieMessage(`${how} ${phase.name}: ${cause}`))
   )
 
-describe("whatever ends a process, in whatever phase", () => {
+describe("whatever ends a process, in whatever phase @large", () => {
   itNeeds(needs.linux)(
     "the next start works at once, and who was promised something hears the truth",
     () =>

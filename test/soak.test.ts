@@ -56,7 +56,7 @@ const soak = Effect.fnUntraced(function* (seconds: number, leak?: Options["leak"
   }
 })
 
-describe("what lives through load, kills and cleaners", () => {
+describe("what lives through load, kills and cleaners @large", () => {
   itNeeds(needs.linux)(
     `holds no more in the end, after ${soakSeconds} s`,
     () =>

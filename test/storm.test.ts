@@ -19,6 +19,7 @@ import {
   type StartOptions,
   until
 } from "./contenders.js"
+import { largeIf } from "./size.js"
 import { isStress, isWhole, reported, scaled } from "./stress.js"
 import { history, programOf, type Version } from "./versions.js"
 import type { Entry } from "./witness.js"
@@ -216,8 +217,9 @@ for (const setting of isRepeated ? [chain] : [chain, ...alone]) {
           : [])
       ]
       for (const crowd of crowds) {
+        const isLarge = largeIf(setting !== chain || start === "empty" || crowd.size !== size)
         itNeeds(needs.posix)(
-          `that wait for the word, over ${where}, ${crowd.rounds} times${crowd.size === size ? "" : `, ${crowd.size}`}`,
+          `that wait for the word, over ${where}, ${crowd.rounds} times${crowd.size === size ? "" : `, ${crowd.size}`}${isLarge}`,
           () =>
             reported(
               {
@@ -233,7 +235,7 @@ for (const setting of isRepeated ? [chain] : [chain, ...alone]) {
       // The start of a process costs the same over each.
       if (isRepeated || (setting !== chain && !isWhole)) continue
       itNeeds(needs.posix)(
-        `that start, over ${where}, ${rounds.fresh} times`,
+        `that start, over ${where}, ${rounds.fresh} times @large`,
         () =>
           reported(
             {
@@ -252,7 +254,7 @@ for (const setting of isRepeated ? [chain] : [chain, ...alone]) {
 for (const setting of isRepeated ? [] : alone) {
   const by = isWhole ? "processes" : "waiting processes"
   itNeeds(needs.posix)(
-    `one primary serves ${secondaries} launches, ${size} at a time, over ${setting.over}`,
+    `one primary serves ${secondaries} launches, ${size} at a time, over ${setting.over} @large`,
     () =>
       reported(
         { area: "8", test: `one primary serves launches over ${setting.over}`, faults: "none" },
@@ -270,7 +272,7 @@ const mixed = (version: Version, { kinds, options }: Setting) =>
   )
 const unix = alone.find(({ over }) => over === "unix")!
 
-describe("two versions of the package", () => {
+describe("two versions of the package @large", () => {
   for (const [version, need, setting] of [
     ["first", history, unix],
     ["later", needs.posix, chain]
@@ -300,7 +302,7 @@ describe("two versions of the package", () => {
 })
 
 describe("the canary", () => {
-  itNeeds(needs.posix)("two versions that have no wire version in common do not meet", () =>
+  itNeeds(needs.posix)("two versions that have no wire version in common do not meet @large", () =>
     Effect.flatMap(mixed("far", chain), (both) => failing(waiting(both, "empty"))).pipe(
       Effect.map((why) => assert.match(why, /NotDelivered/))
     )
@@ -318,10 +320,10 @@ describe("the canary", () => {
       assert.match(why, /two primaries at once|one primary/)
     )
   )
-  itNeeds(needs.posix)("a transport that loses a request has it not delivered", () =>
+  itNeeds(needs.posix)("a transport that loses a request has it not delivered @large", () =>
     Effect.map(failing(waiting(broken({ transport: "lost" }), "empty")), (why) => assert.match(why, /NotDelivered/))
   )
-  itNeeds(needs.posix)("a transport that passes a request on twice has it handled twice", () =>
+  itNeeds(needs.posix)("a transport that passes a request on twice has it handled twice @large", () =>
     Effect.map(failing(served(broken({ transport: "twice" }), "waiting processes")), (why) =>
       assert.match(why, /was handled twice/)
     )

@@ -1,6 +1,6 @@
 /**
  * The longer run, `npm run test:stress -- --seconds 600 --seed 1`, or with `--soak` for half an hour: how much of it falls
- * to a test, and what it reports. In `npm test` the same tests run, shorter.
+ * to a test, and what it reports. In `npm run test:all` the same tests run, shorter.
  */
 import { appendFileSync } from "node:fs"
 import { Cause, Effect, Exit } from "effect"
@@ -15,7 +15,7 @@ export const isStress: boolean = seconds !== undefined
 /** Whether it is one of the whole sizes, which also has what costs much and shows little that is new. */
 export const isWhole: boolean = (seconds ?? 0) >= 3_600
 
-/** How long a soak takes: shorter in `npm test` and in the longer run, as long as that one is where it is only this. */
+/** How long a soak takes: shorter in `test:all` and in the longer run, as long as that one is where it is only this. */
 export const soakSeconds: number = process.env.STRESS_SOAK === undefined ? 20 : seconds!
 
 /** What all that is random follows from. The run prints it; given again, the same faults are injected. */
@@ -31,7 +31,7 @@ export const randomOf = (name: string): (() => number) => {
 // What is the same in any run takes about this.
 const leastSeconds = 480
 
-/** A size: `short` in `npm test`, `long` in a stress run of an hour, and in proportion in a run of another length. */
+/** A size: `short` in `test:all`, `long` in a stress run of an hour, and in proportion in a run of another length. */
 export const scaled = (short: number, long: number): number =>
   seconds === undefined
     ? short

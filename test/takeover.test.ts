@@ -107,7 +107,7 @@ describe("takeover after SIGKILL", () => {
     ...crossing.map((protocol) => [protocol, scaled(3, 20), { config, protocol }] as const)
   ] as const) {
     it.scopedLive(
-      `while ${senders} send over ${over}: no message is handled twice, lost in silence or denied in error`,
+      `while ${senders} send over ${over}: no message is handled twice, lost in silence or denied in error @large`,
       () =>
         reported(
           {
@@ -132,7 +132,7 @@ describe("takeover after SIGKILL", () => {
     ["lost", "loses a request is", /NotDelivered/]
   ] as const) {
     itNeeds(needs.posix)(
-      `where a transport ${what} caught`,
+      `where a transport ${what} caught @large`,
       () =>
         Effect.gen(function* () {
           const options = { config: { timeout: "4 seconds" }, protocol: "tcp", transport } as const
@@ -143,7 +143,7 @@ describe("takeover after SIGKILL", () => {
   }
 
   itNeeds(needs.posix)(
-    `while ${senders} send, by a primary that goes in peace: every message arrives`,
+    `while ${senders} send, by a primary that goes in peace: every message arrives @large`,
     () =>
       Effect.gen(function* () {
         const arena = yield* makeArena

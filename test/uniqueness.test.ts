@@ -23,7 +23,7 @@ import {
 import type { Got } from "./fixtures/twice.js"
 import { fixture } from "./fixtures.js"
 
-describe("one process", () => {
+describe("one process @large", () => {
   itNeeds(needs.linux)("that is a worker of a cluster leads for itself, and its parent keeps nothing of it", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
@@ -107,7 +107,7 @@ describe("one id", () => {
     })
   )
 
-  itNeeds(needs.linux)("does not meet another one that differs only in case", () =>
+  itNeeds(needs.linux)("does not meet another one that differs only in case @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const [lower, upper] = [arena.id.toLowerCase(), arena.id.toUpperCase()]
@@ -145,7 +145,7 @@ describe("one id", () => {
     })
   )
 
-  it.scopedLive("is held once in a process: by a worker thread, and not by the main one", () =>
+  it.scopedLive("is held once in a process: by a worker thread, and not by the main one @large", () =>
     Effect.gen(function* () {
       const { got, pid } = yield* twice("thread")
       assert.deepStrictEqual(got, [

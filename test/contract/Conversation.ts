@@ -164,7 +164,7 @@ export const suite = (name: string, world: Effect.Effect<World, never, Scope.Sco
       })
     )
 
-    it.scopedLive("a frame of exactly 16 MiB passes each way; one byte more is refused where it would be sent", () =>
+    it.scopedLive("a frame of exactly 16 MiB passes each way, and one byte more is refused @large", () =>
       Effect.gen(function* () {
         const place = yield* world
         let handled = 0

@@ -216,7 +216,7 @@ export const suite = (
       })
     )
 
-    it.scopedLive("carries a frame of 16 MiB, and both ways", () =>
+    it.scopedLive("carries a frame of 16 MiB, and both ways @large", () =>
       Effect.gen(function* () {
         const { primary, secondary } = yield* both
         const maxFrameBytes = 16 * 1024 * 1024
