@@ -1,11 +1,19 @@
 // The end of `.ci/run`: `node scripts/count-tests.mjs LIST REPORT…` checks that each test of a list (`vitest list --json`)
 // was run, and run once, by the runs that wrote the reports (`--reporter=json`), and prints how many passed and failed.
-import { readFileSync } from "node:fs"
+import { existsSync, readFileSync } from "node:fs"
 
-const [list, ...reports] = process.argv.slice(2).map((file) => JSON.parse(readFileSync(file, "utf8")))
-const problems = []
+const problems = new Set()
 let passed = 0
 let failed = 0
+
+const read = (file, otherwise) => {
+  if (existsSync(file)) return JSON.parse(readFileSync(file, "utf8"))
+  problems.add(`${file} was not written`)
+  return otherwise
+}
+const [listFile, ...reportFiles] = process.argv.slice(2)
+const list = read(listFile, [])
+const reports = reportFiles.map((file) => read(file, { testResults: [] }))
 
 // Two tests of a file may have the same name, so they are counted. The two formats join titles in different ways.
 const runs = new Map()
@@ -17,7 +25,7 @@ const count = (file, name, change) => {
 for (const { file, name } of list) count(file, name, -1)
 for (const { testResults } of reports) {
   for (const { assertionResults, message, name: file, status } of testResults) {
-    if (status === "failed" && assertionResults.length === 0) problems.push(`${file} does not load: ${message}`)
+    if (status === "failed" && assertionResults.length === 0) problems.add(`${file} does not load: ${message}`)
     for (const { duration, fullName, status } of assertionResults) {
       if (status === "passed") passed++
       if (status === "failed") failed++
@@ -27,10 +35,10 @@ for (const { testResults } of reports) {
   }
 }
 for (const [test, difference] of runs) {
-  if (difference < 0) problems.push(`${test}: was not run`)
-  if (difference > 0) problems.push(`${test}: was run twice`)
+  if (difference < 0) problems.add(`${test}: was not run`)
+  if (difference > 0) problems.add(`${test}: was run twice`)
 }
 
 for (const problem of problems) console.error(problem)
-console.log(`${passed} passed, ${failed + problems.length} failed`)
-process.exitCode = passed > 0 && failed + problems.length === 0 ? 0 : 1
+console.log(`${passed} passed, ${failed + problems.size} failed`)
+process.exitCode = passed > 0 && failed + problems.size === 0 ? 0 : 1

@@ -1,7 +1,7 @@
 /**
  * What a user installs: packs the package, unpacks it in a folder outside of this one, and uses it there.
  */
-import { execFileSync } from "node:child_process"
+import { execFile, execFileSync } from "node:child_process"
 import {
   cpSync,
   existsSync,
@@ -18,6 +18,7 @@ import { builtinModules } from "node:module"
 import { tmpdir } from "node:os"
 import { dirname, join, resolve } from "node:path"
 import { fileURLToPath } from "node:url"
+import { promisify } from "node:util"
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import ts from "typescript"
 
@@ -39,14 +40,18 @@ const isIn = (...suffixes: ReadonlyArray<string>) =>
     suffixes.some((suffix) => file.endsWith(suffix)) ? [join(installed, "dist", file)] : []
   )
 
+const options = (command: string, cwd: string) => ({
+  cwd,
+  encoding: "utf8" as const,
+  shell: process.platform === "win32" && command === "npm",
+  env: { ...process.env, npm_config_update_notifier: "false", npm_config_loglevel: "error" }
+})
 const run = (command: string, args: ReadonlyArray<string>, cwd: string): string =>
-  execFileSync(command, args, {
-    cwd,
-    encoding: "utf8",
-    shell: process.platform === "win32" && command === "npm",
-    stdio: ["ignore", "pipe", "inherit"],
-    env: { ...process.env, npm_config_update_notifier: "false", npm_config_loglevel: "error" }
-  })
+  execFileSync(command, args, { ...options(command, cwd), stdio: ["ignore", "pipe", "inherit"] })
+
+/** The same for what takes long: vitest gives a worker up that is blocked for a minute. */
+const runSlowly = async (command: string, args: ReadonlyArray<string>, cwd: string): Promise<string> =>
+  (await promisify(execFile)(command, args, options(command, cwd))).stdout
 
 /** The code of the error with which importing fails, outside of the repository, or `undefined`. */
 const importing = (specifier: string): string | undefined => {
@@ -55,16 +60,16 @@ const importing = (specifier: string): string | undefined => {
   return out === "" ? undefined : out
 }
 
-beforeAll(() => {
+beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "effect-single-instance-package-"))
   const pkg = join(folder, "pkg")
   // Not in the repository itself: its dist may be in use. `test` and `scripts` must stay out of what is packed.
   for (const name of ["package.json", "src", "test", "scripts", "README.md", "LICENSE", "CHANGELOG.md", "biome.json"]) {
     cpSync(join(root, name), join(pkg, name), { recursive: true })
   }
-  run(process.execPath, [join(root, "scripts/build.mjs"), "--out", join(pkg, "dist")], root)
+  await runSlowly(process.execPath, [join(root, "scripts/build.mjs"), "--out", join(pkg, "dist")], root)
   const [{ files, filename }] = JSON.parse(
-    run("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", folder], pkg)
+    await runSlowly("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", folder], pkg)
   )
   packed = files.map((file: { readonly path: string }) => file.path)
   tarball = join(folder, filename)
@@ -162,13 +167,13 @@ describe("the package @large", () => {
     )
   })
 
-  it("installs with the line that the README begins with, and runs", ({ skip }) => {
+  it("installs with the line that the README begins with, and runs", async ({ skip }) => {
     const readme = readFileSync(join(root, "README.md"), "utf8")
     const [, line] = /^```sh\nnpm i (effect-single-instance .*)\n/m.exec(readme) ?? []
     assert.isDefined(line, "the README has no such line")
     const [, ...others] = line!.split(" ")
     try {
-      run("npm", ["view", others[0]!, "version"], folder)
+      await runSlowly("npm", ["view", others[0]!, "version"], folder)
     } catch {
       skip("the registry does not answer")
     }
@@ -176,13 +181,13 @@ describe("the package @large", () => {
     mkdirSync(app)
     writeFileSync(join(app, "package.json"), JSON.stringify({ private: true, type: "module" }))
     // As published: npm must find nothing in conflict with its peer dependencies.
-    run("npm", ["install", "--strict-peer-deps", "--no-audit", "--no-fund", tarball, ...others], app)
+    await runSlowly("npm", ["install", "--strict-peer-deps", "--no-audit", "--no-fund", tarball, ...others], app)
     writeFileSync(join(app, "program.js"), program)
-    assert.strictEqual(run(process.execPath, ["program.js", join(folder, "state")], app), "leads with a\n")
+    assert.strictEqual(await runSlowly(process.execPath, ["program.js", join(folder, "state")], app), "leads with a\n")
     const bin = join(app, "node_modules/effect-single-instance", manifest.bin["single-instance"])
     assert.isTrue(existsSync(join(app, "node_modules/.bin/single-instance")))
     const command = ["run", "com.example.installed", "--dir", join(folder, "state"), "--"]
-    const said = run(process.execPath, [bin, ...command, process.execPath, "-p", "1 + 1"], app)
+    const said = await runSlowly(process.execPath, [bin, ...command, process.execPath, "-p", "1 + 1"], app)
     assert.strictEqual(said, "2\n")
   }, 300_000)
 })
