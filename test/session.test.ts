@@ -12,6 +12,7 @@ import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
 import { ProtocolError } from "effect-single-instance/SingleInstanceError"
 import { fileWorld, type MemberOptions, memoryWorld, realWorld, spying, type World } from "./simulation.js"
+import { largeIf } from "./size.js"
 
 const News = Schema.Struct({ headline: Schema.String })
 
@@ -95,8 +96,10 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
       })
     )
 
+    // Each broadcast is a file there.
+    const size = largeIf(name === "over files")
     it.scopedLive(
-      "who does not take broadcasts keeps the latest and is told how many it missed; others miss none",
+      `who does not take broadcasts keeps the latest and is told how many it missed; others miss none${size}`,
       () =>
         Effect.gen(function* () {
           const place = yield* world
