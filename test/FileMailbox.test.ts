@@ -45,17 +45,37 @@ const accept = (listener: Listener) =>
     return { connection, frames: yield* words(connection) }
   })
 
+// No process has this pid: it is above what any system gives.
+const deadPid = 2 ** 30
+
+/** The same origin, of a process that is no more. */
+const buried = (origin: string) => origin.replace(/-\d+-(\d+)$/, `-${deadPid}-$1`)
+
+/** The mailbox of a listener. */
+const boxOf = (mail: string, address: string) => path.join(mail, address.split("/")[1]!)
+
 /** What a primary leaves that was killed: its marker, and what it had taken, of a process that is no more. */
 const bury = (mail: string, address: string) => {
-  const [, name] = address.split("/")
-  // No process has this pid: it is above what any system gives.
-  const dead = 2 ** 30
-  for (const file of fs.readdirSync(mail)) {
-    if (/^[lx]\./.test(file) && file.includes(name!)) {
-      fs.renameSync(path.join(mail, file), path.join(mail, file.replace(/-\d+$/, `-${dead}`)))
-    }
+  const box = boxOf(mail, address)
+  for (const file of fs.readdirSync(box)) {
+    if (/^[lx]\./.test(file)) fs.renameSync(path.join(box, file), path.join(box, buried(file)))
   }
 }
+
+/** The names of all files of all mailboxes. */
+const filesIn = (mail: string): ReadonlyArray<string> =>
+  fs.existsSync(mail)
+    ? fs
+        .readdirSync(mail, { recursive: true, withFileTypes: true })
+        .flatMap((entry) => (entry.isDirectory() ? [] : [entry.name]))
+    : []
+
+/** The origin of this process, as a listener tells it. */
+const originIn = (box: string): string =>
+  fs
+    .readdirSync(box)
+    .find((name) => name.startsWith("l."))!
+    .slice("l.".length)
 
 const text = (words: string) => Buffer.from(words)
 
@@ -147,7 +167,7 @@ describe("FileMailbox", () => {
         if (round % 4 > 0) yield* Effect.sleep(`${(round % 7) * 300} micros`)
         if (yield* withdrawing(near, frame, mail)) withdrawn.add(round)
       }
-      yield* until("the rest", () => !fs.readdirSync(mail).some((name) => name.startsWith("n.")))
+      yield* until("the rest", () => !filesIn(mail).some((name) => name.startsWith("n.")))
       yield* Effect.sleep("100 millis")
       const both = [...withdrawn].filter((round) => taken.has(round)).length
       return { both, neither: 200 - taken.size - withdrawn.size + both, withdrawn: withdrawn.size, taken: taken.size }
@@ -170,8 +190,8 @@ describe("FileMailbox", () => {
       const looking = race((_, frame, mail) =>
         Effect.gen(function* () {
           const name = fs
-            .readdirSync(mail)
-            .find((file) => file.startsWith("n.") && file.endsWith(`.f${9 + 5 + frame.length}`))
+            .readdirSync(mail, { recursive: true, encoding: "utf8" })
+            .find((file) => /(^|\/)n\./.test(file) && file.endsWith(`.f${9 + 5 + frame.length}`))
           if (name === undefined) return false
           yield* Effect.sleep("15 millis")
           fs.rmSync(path.join(mail, name), { force: true })
@@ -193,7 +213,7 @@ describe("FileMailbox", () => {
       const far = yield* listener.accept
       assert.deepStrictEqual(yield* words(far), ["hello"])
       assert.isFalse(yield* connection.withdraw!(hello!))
-      assert.deepStrictEqual(fs.readdirSync(mail).filter((name) => /^n\./.test(name)).length, 2)
+      assert.deepStrictEqual(filesIn(mail).filter((name) => /^n\./.test(name)).length, 2)
       for (const frame of rest) assert.isTrue(yield* connection.withdraw!(frame))
     })
   )
@@ -222,7 +242,7 @@ describe("FileMailbox", () => {
         true
       ])
       assert.deepStrictEqual(
-        fs.readdirSync(mail).filter((name) => /^[ncr]\./.test(name)),
+        filesIn(mail).filter((name) => /^[ncr]\./.test(name)),
         []
       )
     })
@@ -233,13 +253,10 @@ describe("FileMailbox", () => {
       const { connect, listen, mail } = yield* setup
       const { address } = yield* listen()
       const connection = yield* connect(address)
-      const lane = fs
-        .readdirSync(mail)
-        .find((name) => name.startsWith("n."))!
-        .split(".")[2]!
-      const elsewhere = `n.${"f".repeat(32)}.${lane.slice(0, -32)}${"e".repeat(32)}`
+      const box = boxOf(mail, address)
+      const elsewhere = `n.${originIn(box)}-${"e".repeat(32)}`
       for (let n = 0; n < FileMailbox.spool.messages; n++) {
-        fs.writeFileSync(path.join(mail, `${elsewhere}.${String(n).padStart(16, "0")}.f9`), "")
+        fs.writeFileSync(path.join(box, `${elsewhere}.${String(n).padStart(16, "0")}.f9`), "")
       }
       const full = yield* Effect.flip(connection.send(text("hello")))
       assert.deepStrictEqual([full.reason, full.outcome], ["Busy", "NotDelivered"])
@@ -250,33 +267,30 @@ describe("FileMailbox", () => {
     Effect.gen(function* () {
       const { connect, listen, mail } = yield* setup
       const listener = yield* listen()
-      const name = listener.address.split("/")[1]!
-      const origin = fs.readdirSync(mail)[0]!.split(".")[2]!
-      const lane = (digit: string) => `${origin}-${digit.repeat(32)}`
+      const box = boxOf(mail, listener.address)
+      const lane = (digit: string) => `${originIn(box)}-${digit.repeat(32)}`
+      const first = "0".repeat(16)
       const odd = [
         "n",
         "n.",
         "l.x",
-        `n.${name}.${lane("a")}.1.f9`,
-        `n.${name}.${lane("a")}.${"0".repeat(16)}.z9`,
-        `n.${name}.../${"0".repeat(16)}.f9`.replaceAll("/", "_"),
+        `n.${lane("a")}.1.f9`,
+        `n.${lane("a")}.${first}.z9`,
+        `n...${first}.f9`,
         "emoji 🙂",
         " ",
         "d.x",
-        `c.${name}`,
+        "c.",
         "t.x"
       ]
-      for (const file of odd) fs.writeFileSync(path.join(mail, file), "garbage")
-      fs.mkdirSync(path.join(mail, `n.${name}.${lane("b")}.${"0".repeat(16)}.o9`))
+      for (const folder of [mail, box]) for (const file of odd) fs.writeFileSync(path.join(folder, file), "garbage")
+      fs.mkdirSync(path.join(box, `n.${lane("b")}.${first}.o9`))
       // Windows permits links to few, and Wine makes none.
       const links = process.platform === "win32" ? 0 : 1
-      if (links > 0) fs.symlinkSync("/etc/passwd", path.join(mail, `n.${name}.${lane("c")}.${"0".repeat(16)}.f9`))
-      fs.writeFileSync(path.join(mail, `n.${name}.${lane("d")}.${"0".repeat(16)}.f9`), "too short")
-      fs.writeFileSync(
-        path.join(mail, `n.${name}.${lane("e")}.${"0".repeat(16)}.f12`),
-        "ESIM1\u00ff\u00ff\u00ff\u00ff\u00ff"
-      )
-      fs.writeFileSync(path.join(mail, `n.${name}.${lane("f")}.${"0".repeat(16)}.f999999999`), "")
+      if (links > 0) fs.symlinkSync("/etc/passwd", path.join(box, `n.${lane("c")}.${first}.f9`))
+      fs.writeFileSync(path.join(box, `n.${lane("d")}.${first}.f9`), "too short")
+      fs.writeFileSync(path.join(box, `n.${lane("e")}.${first}.f12`), "ESIM1\u00ff\u00ff\u00ff\u00ff\u00ff")
+      fs.writeFileSync(path.join(box, `n.${lane("f")}.${first}.f999999999`), "")
       const reasons: Array<string> = []
       for (let n = 0; n < 4 + links; n++) {
         yield* Effect.scoped(
@@ -291,7 +305,9 @@ describe("FileMailbox", () => {
       const { far, near } = yield* pair(listener, connect(listener.address))
       yield* near.send(text("hello"))
       assert.isTrue(isSame((yield* receive(far, 1))[0], text("hello")))
-      for (const file of odd) assert.strictEqual(fs.readFileSync(path.join(mail, file), "utf8"), "garbage")
+      for (const folder of [mail, box]) {
+        for (const file of odd) assert.strictEqual(fs.readFileSync(path.join(folder, file), "utf8"), "garbage")
+      }
       if (links > 0) assert.isTrue(fs.existsSync("/etc/passwd"))
     })
   )
@@ -320,8 +336,9 @@ describe("FileMailbox", () => {
       assert.strictEqual((yield* Effect.flip(connection.receive)).reason, "Disconnected")
       yield* Effect.ignore(connection.send(text("unknown")))
       yield* Scope.close(own, Exit.void)
-      const marker = `l.${next.address.split("/")[1]}.`
-      yield* until("order", () => fs.readdirSync(mail).every((name) => name.startsWith(marker)))
+      yield* until("order", () => filesIn(mail).every((name) => name.startsWith("l.")))
+      yield* until("one mailbox", () => fs.readdirSync(mail).length === 1)
+      assert.deepStrictEqual(fs.readdirSync(mail), [path.basename(boxOf(mail, next.address))])
     })
   )
 
@@ -332,14 +349,22 @@ describe("FileMailbox", () => {
       const { far, near } = yield* pair(listener, connect(listener.address))
       yield* near.send(text("hello"))
       yield* receive(far, 1)
-      const [living] = fs.readdirSync(mail).flatMap((name) => /^[ln]\..*\.([0-9a-f-]+-\d+)$/.exec(name)?.[1] ?? [])
-      const dead = living!.replace(/\d+$/, String(2 ** 30))
-      const left = (origin: string) => [`t.${origin}.${nonce()}`, `d.${origin}-${nonce()}.${"1".repeat(16)}.f9`]
-      for (const name of [...left(dead), ...left(living!)]) fs.writeFileSync(path.join(mail, name), "")
-      const those = (origin: string) =>
-        fs.readdirSync(mail).filter((name) => /^[td]\./.test(name) && name.includes(origin))
-      yield* until("order", () => those(dead).length === 0)
-      assert.lengthOf(those(living!), 2)
+      const living = originIn(boxOf(mail, listener.address))
+      const dead = buried(living)
+      const leave = (origin: string) => {
+        const lane = path.join(mail, `${origin}-${nonce()}`)
+        fs.mkdirSync(lane)
+        const left = [
+          path.join(boxOf(mail, listener.address), `t.${origin}.${nonce()}`),
+          path.join(lane, `d.${"1".repeat(16)}.${nonce()}.f9`),
+          path.join(lane, "l")
+        ]
+        for (const file of left) fs.writeFileSync(file, "")
+        return [...left, lane]
+      }
+      const [ours, theirs] = [leave(living), leave(dead)]
+      yield* until("order", () => !theirs.some((file) => fs.existsSync(file)))
+      assert.isTrue(ours.every((file) => fs.existsSync(file)))
     })
   )
 

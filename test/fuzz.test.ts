@@ -237,16 +237,14 @@ const litteredMailbox = Effect.fnUntraced(function* (random: Random, files: numb
       Effect.forkScoped
     )
   }).pipe(Effect.forever, Effect.interruptible, Effect.forkScoped)
-  const folder = `${directory}/mail`
+  const folder = `${directory}/mail/${own}`
   // A sender that lives, as this process does.
   const known = fs.readdirSync(folder).find((name) => name.startsWith("l."))!
-  const origin = known.split(".").at(-1)!
+  const origin = known.slice("l.".length)
   const names = ["n", "c"]
-    .flatMap((state) =>
-      [0, 1, 2].map((index) => `${state}.${own}.${origin}-${nonce()}.${String(index).padStart(16, "0")}`)
-    )
+    .flatMap((state) => [0, 1, 2].map((index) => `${state}.${origin}-${nonce()}.${String(index).padStart(16, "0")}`))
     .flatMap((name) => [`${name}.o9`, `${name}.f16`, `${name}.e9`])
-    .concat(`d.${origin}-${nonce()}.${"0".repeat(16)}.f16`, `x.${nonce()}.${origin}`, `t.${origin}.${nonce()}`)
+    .concat(`d.${"0".repeat(16)}.${nonce()}.f16`, `x.${origin}`, `t.${origin}.${nonce()}`)
     .map((name) => Buffer.from(name))
   for (let index = 0; index < files; index++) {
     const name = oneOf(random, [mutate(random, names), oneOf(random, names)])
