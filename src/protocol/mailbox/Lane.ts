@@ -26,8 +26,8 @@ const sendMillis = 2_000
 const answerMillis = 30_000
 // How long each step of an end is tried again.
 const leaveMillis = 1_000
-// After so long a message that this process took and cannot read is given back.
-const readMillis = 30_000
+// After so long a message that this process took and cannot read becomes one again that nobody took.
+const readMillis = 5_000
 
 const none = new Uint8Array()
 
@@ -347,7 +347,7 @@ export class Lane {
       const found = yield* Effect.either(this.mail.read(name, next.size))
       if (Either.isLeft(found)) {
         const isOld = monotonicMillis() - since > readMillis
-        return yield* isOld && !this.isSender && !this.options.whole ? this.giveUp(found.left) : found.left
+        return yield* isOld && !this.options.whole ? this.giveUp(name, found.left) : Effect.fail(found.left)
       }
       if (found.right._tag === "Missing") {
         return yield* this.finish(name, error("Disconnected", `somebody removed ${name}`, "Unknown"))
@@ -388,11 +388,18 @@ export class Lane {
       this.claims.delete(name)
     })
 
-  private readonly giveUp = (cause: MailFailure): Effect.Effect<void> =>
-    Effect.zipRight(
-      this.decline,
-      this.fail(error("Disconnected", `a message cannot be read (${cause.code})`, "Unknown", cause))
-    )
+  // Nobody looked at it: its sender may withdraw it, and the next primary gets it, in its place.
+  private readonly giveUp = (name: string, cause: MailFailure): Effect.Effect<void, MailFailure> =>
+    Effect.gen(this, function* () {
+      const { inbox } = this.options
+      if (inbox === undefined) return yield* Effect.fail(cause)
+      const isNew = yield* this.mail.rename(name, names.untaken(inbox, name))
+      // The mailbox may have been removed meanwhile.
+      if (!isNew) yield* this.mail.rename(name, names.returned(this.lane, name))
+      this.claimed = undefined
+      this.declined = true
+      yield* this.fail(error("Disconnected", `a message cannot be read (${cause.code})`, "Unknown", cause))
+    })
 
   /** Takes what opens the lane, and nothing else: its sender sees so that it is accepted. */
   readonly accept: Effect.Effect<void> = Effect.suspend(() =>

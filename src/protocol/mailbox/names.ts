@@ -130,6 +130,14 @@ export const taken = (nonce: string, name: string): string => join(takenFolder(n
 export const returned = (lane: string, name: string): string => join(lane, `r${base(name).slice(`n.${lane}`.length)}`)
 
 /**
+ * The name of a message that was taken, where it is one again that nobody took.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const untaken = (nonce: string, name: string): string => join(nonce, `n${base(name).slice(1)}`)
+
+/**
  * @since 0.1.0
  * @category decoding
  */
