@@ -64,7 +64,11 @@ const faulty = (fault: Fault | undefined, beliefs: Beliefs, kinds: Set<string>):
     since ??= performance.now()
     return fault.mode === "while" ? performance.now() - since < whileMillis : calls === (fault.mode === "first" ? 1 : 3)
   }
-  const guard = <A>(operation: Operation, name: string, run: Effect.Effect<A, MailFailure>): Effect.Effect<A, MailFailure> =>
+  const guard = <A>(
+    operation: Operation,
+    name: string,
+    run: Effect.Effect<A, MailFailure>
+  ): Effect.Effect<A, MailFailure> =>
     Effect.suspend(() => {
       if (!isFailing(kindOf(operation, name))) return run
       if (operation in beliefs) return Effect.succeed(beliefs[operation] as A)
@@ -78,7 +82,11 @@ const faulty = (fault: Fault | undefined, beliefs: Beliefs, kinds: Set<string>):
         operations.map((operation) => [
           operation,
           (name: string, ...rest: ReadonlyArray<never>) =>
-            guard(operation, name, (mail[operation] as (...all: ReadonlyArray<unknown>) => Effect.Effect<any, any>)(name, ...rest))
+            guard(
+              operation,
+              name,
+              (mail[operation] as (...all: ReadonlyArray<unknown>) => Effect.Effect<any, any>)(name, ...rest)
+            )
         ])
       )
       return { ...mail, ...(guarded as Pick<MailFolder, Operation>) }
@@ -103,11 +111,15 @@ interface Story {
 /** A process of the story, and how it tries until it may. */
 const makeWorld = (protocol: Protocol["Type"], directory: string, story: Story, patience: number) => {
   const place = { id: InstanceId.make("com.example.faults"), directory, maxFrameBytes: 65_536 }
-  const insist = <A>(what: string, effect: Effect.Effect<A, { readonly reason: string; readonly outcome: string }, Scope.Scope>) =>
+  const insist = <A>(
+    what: string,
+    effect: Effect.Effect<A, { readonly reason: string; readonly outcome: string }, Scope.Scope>
+  ) =>
     effect.pipe(
       Effect.tapError(({ outcome, reason }) =>
         Effect.sync(() => {
-          if (reason !== "Unavailable" || outcome !== "NotDelivered") story.problems.push(`${what}: ${reason}, ${outcome}`)
+          if (reason !== "Unavailable" || outcome !== "NotDelivered")
+            story.problems.push(`${what}: ${reason}, ${outcome}`)
         })
       ),
       Effect.retry({ times: 50, while: () => Effect.as(Effect.sleep("20 millis"), true) }),
@@ -239,9 +251,13 @@ const tell = (fault: Fault | undefined, beliefs: Beliefs = {}, patience = 20_000
       Effect.zipRight(giveBack(world, story), succeed(world, mail, story)).pipe(Effect.timeout(3 * patience))
     )
     if (Exit.isFailure(finished)) story.problems.push(`${finished.cause}`)
-    const expected = [["hello", "a", "b", "c", "x", "y", "z"], ["hello", "x"]]
+    const expected = [
+      ["hello", "a", "b", "c", "x", "y", "z"],
+      ["hello", "x"]
+    ]
     const got = [story.fresh, story.recovered]
-    if (JSON.stringify(got) !== JSON.stringify(expected)) story.problems.push(`the primaries got ${JSON.stringify(got)}`)
+    if (JSON.stringify(got) !== JSON.stringify(expected))
+      story.problems.push(`the primaries got ${JSON.stringify(got)}`)
     const left = filesIn(mail).filter((name) => /^[nrc]\./.test(name))
     if (fault === undefined && left.length > 0) story.problems.push(`${left} are left`)
     return { kinds: [...kinds].sort(), problems: story.problems }
@@ -263,7 +279,14 @@ describe("the mailbox while the system says no", () => {
       Effect.gen(function* () {
         const { kinds, problems } = yield* tell(undefined)
         assert.deepStrictEqual(problems, [])
-        for (const kind of ["rename box/nf", "read box/taken/cf", "list mail", "sync box", "unlink box/nf", "read lane/df"]) {
+        for (const kind of [
+          "rename box/nf",
+          "read box/taken/cf",
+          "list mail",
+          "sync box",
+          "unlink box/nf",
+          "read lane/df"
+        ]) {
           assert.include(kinds, kind)
         }
         const found = yield* Effect.forEach(
@@ -281,7 +304,10 @@ describe("the mailbox while the system says no", () => {
 
   const canaries: Record<string, { readonly beliefs: Beliefs; readonly kinds: ReadonlyArray<string> }> = {
     "takes a message that it cannot rename for withdrawn": { beliefs: { rename: false }, kinds: ["rename box/nf"] },
-    "takes a message that it cannot read for none": { beliefs: { read: { _tag: "Odd" } }, kinds: ["read box/taken/cf"] },
+    "takes a message that it cannot read for none": {
+      beliefs: { read: { _tag: "Odd" } },
+      kinds: ["read box/taken/cf"]
+    },
     "takes an answer that it cannot read for none": { beliefs: { read: { _tag: "Missing" } }, kinds: ["read lane/df"] },
     "takes a folder that it cannot read for empty": { beliefs: { list: undefined }, kinds: ["list box"] },
     "takes a marker that it cannot look at for gone": { beliefs: { silence: undefined }, kinds: ["silence box/l"] }

@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process"
-import * as fs from "node:fs"
+import nodeFs, * as fs from "node:fs"
+import { syncBuiltinESMExports } from "node:module"
 import { tmpdir } from "node:os"
 import * as path from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
@@ -7,6 +8,7 @@ import { Context, Deferred, Effect, Exit, Layer, Scope } from "effect"
 import { InstanceId } from "effect-single-instance/InstanceId"
 import { type Connection, type Listener, Protocol } from "effect-single-instance/Protocol"
 import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
+import { vi } from "vitest"
 import { bundleBin } from "../scripts/bundle.mjs"
 import { bytes, child, isSame, nonce, pair, receive, temporary } from "./contract/Protocol.js"
 
@@ -365,6 +367,134 @@ describe("FileMailbox", () => {
       const [ours, theirs] = [leave(living), leave(dead)]
       yield* until("order", () => !theirs.some((file) => fs.existsSync(file)))
       assert.isTrue(ours.every((file) => fs.existsSync(file)))
+    })
+  )
+
+  it.scopedLive("takes over from a process whose pid is another one's by now", () =>
+    Effect.gen(function* () {
+      // Elsewhere a process is known by its pid alone.
+      if (process.platform !== "linux") return
+      const { connect, listen, mail } = yield* setup
+      const first = yield* Scope.extend(listen(), yield* child)
+      const connection = yield* connect(first.address)
+      for (const words of ["hello", "a"]) yield* connection.send(text(words))
+      const box = boxOf(mail, first.address)
+      const origin = originIn(box)
+      // This very process has the pid, and was started at another time.
+      const other = origin.replace(/\d+$/, (start) => String(Number(start) - 1))
+      fs.renameSync(path.join(box, `l.${origin}`), path.join(box, `l.${other}`))
+      assert.strictEqual((yield* Effect.flip(connect(first.address))).reason, "Unreachable")
+      const { frames } = yield* accept(yield* listen())
+      assert.deepStrictEqual(frames.slice(0, 1), ["hello"])
+    })
+  )
+
+  it("asks again for its own start where the system refused to tell it", async () => {
+    if (process.platform !== "linux") return
+    vi.resetModules()
+    const { self } = await import("effect-single-instance/protocol/mailbox/origins")
+    const { readFileSync } = nodeFs
+    for (const refused of ["/etc/machine-id", "/proc/self/status", "/proc/self/stat"]) {
+      nodeFs.readFileSync = ((file: string, ...rest: ReadonlyArray<never>) => {
+        if (file === refused) throw Object.assign(new Error("EMFILE"), { code: "EMFILE" })
+        return readFileSync(file, ...rest)
+      }) as typeof readFileSync
+      syncBuiltinESMExports()
+      try {
+        assert.throws(self, /EMFILE/, refused)
+      } finally {
+        nodeFs.readFileSync = readFileSync
+        syncBuiltinESMExports()
+      }
+    }
+    assert.match(self(), new RegExp(`-${process.pid}-[1-9]\\d*$`))
+  })
+
+  /** What senders of another host left: a folder each, with an answer that nobody took, and a sign of life so old. */
+  const leaveElsewhere = (mail: string, count: number, millis: number): ReadonlyArray<string> =>
+    Array.from({ length: count }, (_, n) => {
+      const lane = path.join(mail, `deadbeef-deadbeef-deadbeef-${n + 1}-1-${nonce()}`)
+      fs.mkdirSync(lane, { recursive: true })
+      fs.writeFileSync(path.join(lane, `d.${"1".repeat(16)}.${nonce()}.f9`), "")
+      fs.writeFileSync(path.join(lane, "l"), "")
+      age(path.join(lane, "l"), millis)
+      return lane
+    })
+  const age = (file: string, millis: number) => {
+    const then = new Date(Date.now() - millis)
+    fs.utimesSync(file, then, then)
+  }
+  const hour = 60 * 60 * 1_000
+
+  it.scopedLive("takes as long for a message whatever lies there, and bounds that while it leads", () =>
+    Effect.gen(function* () {
+      const trips = Effect.gen(function* () {
+        const { connect, listen, mail } = yield* setup
+        const listener = yield* listen()
+        const { far, near } = yield* pair(listener, connect(listener.address))
+        const trip = near
+          .send(text("there"))
+          .pipe(
+            Effect.zipRight(receive(far, 1)),
+            Effect.zipRight(far.send(text("back"))),
+            Effect.zipRight(receive(near, 1))
+          )
+        yield* near.send(text("hello"))
+        yield* receive(far, 1)
+        return { mail, trip }
+      })
+      const [empty, full] = [yield* trips, yield* trips]
+      const lanes = leaveElsewhere(full.mail, 1_050, 0)
+      // A listener of another host, which may live, with what others sent it.
+      const box = path.join(full.mail, nonce())
+      fs.mkdirSync(box)
+      fs.writeFileSync(path.join(box, `l.deadbeef-deadbeef-deadbeef-1-1`), "")
+      for (const lane of lanes.slice(0, 300)) {
+        fs.writeFileSync(path.join(box, `n.${path.basename(lane)}.${"0".repeat(16)}.f9`), "")
+      }
+      const best = { empty: Number.POSITIVE_INFINITY, full: Number.POSITIVE_INFINITY }
+      for (let round = 0; round < 5; round++) {
+        for (const [name, { trip }] of Object.entries({ empty, full }) as ReadonlyArray<
+          ["empty" | "full", typeof empty]
+        >) {
+          const began = performance.now()
+          yield* Effect.repeatN(trip, 4)
+          best[name] = Math.min(best[name], performance.now() - began)
+        }
+      }
+      assert.isBelow(best.full / best.empty, 3)
+      const here = () => fs.readdirSync(full.mail).length
+      const before = here()
+      assert.isAbove(before, lanes.length)
+      // So many of them are cleared when they are silent for minutes.
+      for (const lane of lanes) age(path.join(lane, "l"), hour)
+      yield* until("order", () => here() < before)
+      assert.isTrue(fs.existsSync(box))
+    })
+  )
+
+  it.scopedLive("clears what a sender of another host left that is silent for a day, and hands over its message", () =>
+    Effect.gen(function* () {
+      const { connect, listen, mail } = yield* setup
+      const listener = yield* listen()
+      const near = yield* connect(listener.address)
+      yield* near.send(text("hello"))
+      yield* accept(listener)
+      const [living, silent] = [leaveElsewhere(mail, 1, 23 * hour)[0]!, leaveElsewhere(mail, 1, 25 * hour)[0]!]
+      // It had sent to a listener of its own host that is silent as well.
+      const box = path.join(mail, nonce())
+      const marker = path.join(box, `l.deadbeef-deadbeef-deadbeef-7-1`)
+      fs.mkdirSync(box)
+      const header = Buffer.concat([text("ESIM1"), Buffer.from([0, 0, 0, 0])])
+      fs.writeFileSync(
+        path.join(box, `n.${path.basename(silent)}.${"0".repeat(16)}.f13`),
+        Buffer.concat([header, text("late")])
+      )
+      fs.writeFileSync(marker, "")
+      age(marker, 25 * hour)
+      assert.deepStrictEqual((yield* accept(listener)).frames, ["late"])
+      yield* until("order", () => !fs.existsSync(silent) && !fs.existsSync(box))
+      assert.isTrue(fs.existsSync(living))
     })
   )
 

@@ -29,12 +29,17 @@ export const spool = { messages: 1_000, bytes: 64 * 1024 * 1024 } as const
  * known as such to the next.
  *
  * It listens in the folder `mail` of the instance's directory, which vouches for who writes there, under the address
- * `file:mail/<nonce>`. A message is synced to disk; an answer is not. A sender that dies is noticed by its pid, within
- * about three seconds and only in the same pid namespace; a handler goes on until then.
+ * `file:mail/<nonce>`; each listener and each sender has a folder of its own there. A message is synced to disk; an answer
+ * is not. A sender that dies is noticed by its pid, on Linux also by its start, within about three seconds and only in the
+ * same pid namespace; a handler goes on until then. A sender of another host or pid namespace is taken for gone after a day
+ * without a sign of life.
+ *
+ * What the system refuses for a moment, such as a file descriptor or space, is tried again, or the message is given back.
  *
  * - `listen` fails with `Unavailable` without a directory and where files cannot be written in it.
- * - `connect` fails with `Unreachable` where nobody listens.
- * - `send` fails with `Busy` where {@link spool} is full of what others sent.
+ * - `connect` fails with `Unreachable` where nobody listens, with `Unavailable` where files cannot be read or written now.
+ * - `send` fails with `Busy` where {@link spool} is full of what others sent to the same primary, and with `Disconnected`
+ *   after two seconds in which the message could not be written; its `outcome` says whether it was posted.
  *
  * @example
  * ```ts
