@@ -37,6 +37,8 @@ import type { Delivered, Inspection, Primary as PrimaryOf } from "./Instance.js"
 import type { Took } from "./InstanceLock.js"
 import { background, type CommandError, foreground, Signals } from "./internal/children.js"
 import * as Contract from "./internal/contract.js"
+import * as durationText from "./internal/durationText.js"
+import * as location from "./internal/location.js"
 import { type ProtocolName, protocol, protocolNames } from "./internal/platform.js"
 import type { Conclude } from "./internal/quick.js"
 import * as supervisors from "./internal/supervisor.js"
@@ -283,7 +285,10 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
 
   const id = Args.text({ name: "id" }).pipe(
     Args.withDescription("The name under which launches meet: any text. Different ids never meet."),
-    Args.mapEffect((id) => (id === "" ? Effect.fail(HelpDoc.p("The id must not be empty")) : Effect.succeed(id)))
+    Args.mapEffect((id) => {
+      const flaw = location.flawOfId(id)
+      return flaw === undefined ? Effect.succeed(id) : Effect.fail(HelpDoc.p(flaw))
+    })
   )
   const words = (name: string, description: string, needed: boolean) =>
     Args.text({ name }).pipe(
@@ -300,6 +305,13 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
     Options.withDescription("Print one JSON object per line instead of sentences.")
   )
   const dir = text("dir", "directory", "Where the lock lives. By default the same place for all launches of a user.")
+  const trustDirectory = Options.boolean("trust-directory").pipe(
+    Options.withDescription(
+      "You vouch for --dir and its parents, such as a volume that others may write to; they are not verified."
+    ),
+    // Left out, the environment may say it.
+    Options.map((given) => given || undefined)
+  )
   const timeout = text(
     "timeout",
     "duration",
@@ -327,6 +339,7 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
       protocols,
       timeout,
       dir,
+      trustDirectory,
       json
     },
     finish(launch, true)
@@ -345,6 +358,7 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
       ),
       protocols,
       dir,
+      trustDirectory,
       json
     },
     finish(listenTo)
@@ -352,11 +366,19 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
 
   const send = Command.make(
     "send",
-    { id, args: words("args", "Behind --: what to hand over, as it is.", false), protocols, timeout, dir, json },
+    {
+      id,
+      args: words("args", "Behind --: what to hand over, as it is.", false),
+      protocols,
+      timeout,
+      dir,
+      trustDirectory,
+      json
+    },
     finish(sendTo, true)
   ).pipe(Command.withDescription("Hand over to the primary; fail if there is none."))
 
-  const status = Command.make("status", { id, dir, json }, finish(statusOf)).pipe(
+  const status = Command.make("status", { id, dir, trustDirectory, json }, finish(statusOf)).pipe(
     Command.withDescription("Show who is the primary, since when, and why we think that it lives. Changes nothing.")
   )
 
@@ -366,6 +388,7 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
       id,
       yes: Options.boolean("yes").pipe(Options.withAlias("y"), Options.withDescription("Do not ask.")),
       dir,
+      trustDirectory,
       json
     },
     finish(breakLock)
@@ -401,14 +424,9 @@ const text = <A = string>(
     Options.map(Option.getOrUndefined)
   )
 
-const units: { readonly [unit: string]: string } = { ms: "millis", s: "seconds", m: "minutes", h: "hours" }
-
 const durationOf = (text: string): Effect.Effect<Duration.Duration, string> => {
-  const short = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text.trim())
-  const decoded = Duration.decodeUnknown(short === null ? text.trim() : `${short[1]} ${units[short[2]!]}`)
-  return decoded._tag === "Some" && Duration.isFinite(decoded.value) && Duration.toMillis(decoded.value) > 0
-    ? Effect.succeed(decoded.value)
-    : Effect.fail(`it is no time to wait; write it as "500ms", "5s" or "2 minutes"`)
+  const found = durationText.read(text)
+  return found === undefined ? Effect.fail(`expected ${durationText.expected}`) : Effect.succeed(found)
 }
 
 const protocolsOf = (text: string): Effect.Effect<ReadonlyArray<ProtocolName>, string> => {
@@ -433,6 +451,7 @@ interface Given {
   readonly id: string
   readonly json: boolean
   readonly dir: string | undefined
+  readonly trustDirectory: true | undefined
   readonly timeout?: Duration.Duration | undefined
   readonly protocols?: ReadonlyArray<ProtocolName> | undefined
 }
@@ -447,7 +466,13 @@ const provide = <A, E, R>(options: Given, effect: Effect.Effect<A, E, R>) => {
     first === undefined ? { id: options.id } : { id: options.id, protocol: first, fallback: others }
   ).pipe(
     Layer.provide(SingleInstance.layerLock),
-    Layer.provideMerge(SingleInstanceConfig.layerFromEnv({ directory: options.dir, timeout: options.timeout })),
+    Layer.provideMerge(
+      SingleInstanceConfig.layerFromEnv({
+        directory: options.dir,
+        trustDirectory: options.trustDirectory,
+        timeout: options.timeout
+      })
+    ),
     Layer.provide(SingleInstance.layerPidVerifier)
   )
   return Effect.provide(effect, layer)
@@ -693,7 +718,8 @@ const eventOf = (error: Failure): Event => {
     return { event: "error", error: "ConfigError", reason: error._op, outcome: "NotDelivered", message }
   }
   const { _tag, reason } = error
-  const message = reason === "Unreachable" ? "Nobody is the primary; the message was not handed over" : error.message
+  const message =
+    reason === "Unreachable" ? "Nobody is the primary; the message was not handed over" : inOwnWords(error.message)
   if (!isSingleInstanceError(error)) return { event: "error", error: _tag, reason, outcome: "NotDelivered", message }
   const pid = LockError.is(error) ? error.owner?.pid : error.pid
   return {
@@ -705,6 +731,21 @@ const eventOf = (error: Failure): Event => {
     ...(pid === undefined ? undefined : { primary: { pid } })
   }
 }
+
+// Errors name what a program calls; a person at a terminal gives options.
+const ownWords: { readonly [name: string]: string } = {
+  directory: "--dir",
+  trustDirectory: "--trust-directory",
+  timeout: "--timeout",
+  inspect: "`single-instance status`",
+  breakLock: "`single-instance break`",
+  maxFrameBytes: "SINGLE_INSTANCE_MAX_FRAME_BYTES"
+}
+
+const inOwnWords = (message: string): string =>
+  message.replace(/`([A-Za-z]+)`/g, (quoted, name: string) =>
+    Object.hasOwn(ownWords, name) ? ownWords[name]! : quoted
+  )
 
 const codeOf = (error: Failure): number => {
   switch (error._tag) {

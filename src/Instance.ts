@@ -30,6 +30,7 @@ import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
 import * as Contract from "./internal/contract.js"
 import * as known from "./internal/known.js"
+import * as location from "./internal/location.js"
 import * as Metrics from "./internal/metrics.js"
 import * as wire from "./internal/wire.js"
 import type { Liveness, Proof } from "./Liveness.js"
@@ -765,20 +766,17 @@ const endpointsOf = (serving: ReadonlyArray<Serving>): ReadonlyArray<Endpoint> =
   )
 
 /**
- * How this process was started. `env` holds only the variables that are named.
+ * How this process was started. `env` holds only the variables that are named, and that there are. `cwd` is, where the
+ * working directory no longer exists, its name with ` (deleted)` behind it.
  *
  * @since 0.1.0
  * @category constructors
  */
 export const currentLaunch = (given: LaunchOptions = {}): Message.Launch => {
-  const names = given.env ?? []
-  const env = Object.fromEntries(
-    names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]]))
-  )
   return new Message.Launch({
     argv: given.argv ?? process.argv.slice(2),
-    cwd: given.cwd ?? process.cwd(),
-    env,
+    cwd: given.cwd ?? location.cwd(),
+    env: location.variables(given.env ?? []),
     ...(given.data === undefined ? undefined : { data: given.data }),
     ...(given.stdin === undefined ? undefined : { stdin: given.stdin })
   })

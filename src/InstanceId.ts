@@ -7,15 +7,25 @@ import * as Schema from "effect/Schema"
 import * as location from "./internal/location.js"
 
 /**
- * Any non-empty string. Two different strings never meet, also where they differ only in case, length or characters
- * that a file system does not tell apart.
+ * The largest length of an id, in UTF-16 code units (a string's `length`): each hello carries the id.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const maxLength: number = location.maxIdLength
+
+/**
+ * Any string of 1 to 1,024 UTF-16 code units. Two different strings never meet, also where they differ only in case,
+ * length or characters that a file system does not tell apart. With any other string, operations fail with the
+ * `LockError` `IdInvalid`.
  *
  * @since 0.1.0
  * @category schemas
  */
-export const InstanceId: Schema.brand<typeof Schema.NonEmptyString, "InstanceId"> = Schema.NonEmptyString.pipe(
-  Schema.brand("InstanceId")
-)
+export const InstanceId: Schema.brand<
+  Schema.filter<typeof Schema.NonEmptyString>,
+  "InstanceId"
+> = Schema.NonEmptyString.pipe(Schema.maxLength(maxLength), Schema.brand("InstanceId"))
 
 /**
  * @since 0.1.0

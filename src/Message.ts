@@ -18,6 +18,19 @@ import * as shared from "./internal/wire.js"
  */
 export const wire: WireRange = shared.range
 
+// `Schema.Record` assigns each key to a new object, which loses a variable called `__proto__`.
+const Variables = Schema.declare(
+  (u): u is { readonly [name: string]: string } =>
+    typeof u === "object" &&
+    u !== null &&
+    !Array.isArray(u) &&
+    Object.values(u).every((value) => typeof value === "string"),
+  {
+    identifier: "Variables",
+    arbitrary: () => (fc) => fc.dictionary(fc.string(), fc.string(), { noNullPrototype: true })
+  }
+)
+
 /**
  * How a process was started: what a launch tells the primary about itself. `env` holds only what the caller chose;
  * `data` is any JSON value.
@@ -28,7 +41,7 @@ export const wire: WireRange = shared.range
 export class Launch extends Schema.Class<Launch>("effect-single-instance/Launch")({
   argv: Schema.Array(Schema.String),
   cwd: Schema.String,
-  env: Schema.Record({ key: Schema.String, value: Schema.String }),
+  env: Variables,
   data: Schema.optional(Schema.Unknown),
   stdin: Schema.optional(Schema.Uint8ArrayFromBase64)
 }) {}

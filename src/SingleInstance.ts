@@ -189,7 +189,7 @@ export const Tag =
         tag as any,
         Effect.gen(function* () {
           const chain = yield* protocolsOf(options)
-          return yield* Instance.make({ id: InstanceId.make(options.id ?? id), contract, ...chain })
+          return yield* Instance.make({ id: unchecked(options.id ?? id), contract, ...chain })
         })
       )
 
@@ -265,6 +265,9 @@ export type launchId = typeof launchId
  * @category context
  */
 export class SingleInstance extends Tag<SingleInstance>()(launchId, { reply: Schema.Int }) {}
+
+// The lock refuses an id that is not valid, with a typed error.
+const unchecked = (id: string): InstanceId => InstanceId.make(id, { disableValidation: true })
 
 // The given protocols and, behind them, those of the platform's chain that were not given.
 const protocolsOf = Effect.fnUntraced(function* (options: ProtocolOptions<AnyProtocol, Fallback>) {
@@ -390,7 +393,7 @@ const leadership = (
     Effect.gen(function* () {
       // Layers beside one another are built in fibers that are nobody's children; what those fork is their builder's.
       const anchor = yield* Effect.fork(Effect.async<never>(() => {}))
-      const id = InstanceId.make(options.id)
+      const id = unchecked(options.id)
       const { lost, proof, record, took } = yield* obtain({
         id,
         version: options.version ?? null,

@@ -4,14 +4,17 @@
  * @since 0.1.0
  */
 import * as Config from "effect/Config"
-import type { ConfigError } from "effect/ConfigError"
+import * as ConfigError from "effect/ConfigError"
 import * as ConfigProvider from "effect/ConfigProvider"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import * as durationText from "./internal/durationText.js"
+import * as environment from "./internal/environment.js"
 
 const limits = {
   maxFrameBytes: [1024, 0x7fff_ffff],
@@ -30,6 +33,7 @@ const version = Schema.String.pipe(Schema.maxLength(maxVersion))
  */
 export const Options: Schema.Struct<{
   directory: Schema.NullOr<typeof Schema.NonEmptyString>
+  trustDirectory: typeof Schema.Boolean
   version: Schema.NullOr<Schema.filter<typeof Schema.String>>
   timeout: typeof Schema.DurationFromSelf
   helloTimeout: typeof Schema.DurationFromSelf
@@ -42,6 +46,7 @@ export const Options: Schema.Struct<{
   onUnresponsive: Schema.Literal<["fail", "terminate"]>
 }> = Schema.Struct({
   directory: Schema.NullOr(Schema.NonEmptyString),
+  trustDirectory: Schema.Boolean,
   version: Schema.NullOr(version),
   timeout: Schema.DurationFromSelf,
   helloTimeout: Schema.DurationFromSelf,
@@ -59,6 +64,11 @@ export const Options: Schema.Struct<{
  *
  * - `directory`: the folder that holds the folders of all instances; `null` is the platform's place, derived from the
  *   user database and never from environment variables, which differ between launches.
+ * - `trustDirectory`: you vouch for the given `directory` and its parents, whose owners and modes are then not verified:
+ *   for a volume whose mode is not yours to choose, such as a Kubernetes `emptyDir` (0777) or one with an `fsGroup`
+ *   (2775). Whoever may write to them can rename the instance's folder, and so have a second primary. The instance's
+ *   own folder in it must still belong to the effective user, with mode 0700. All launches should say the same. Only
+ *   with `directory`; alone, every operation fails with `DirectoryUnusable`. `false`.
  * - `version`: the application's own version, shown to others; at most 256 characters.
  * - `timeout`: how long a launch waits for a decision and for the primary's acceptance of its message; and how long an
  *   accepting primary may keep silent. A handler that works is not silent: its primary answers pings. 20 seconds.
@@ -89,6 +99,7 @@ export class SingleInstanceConfig extends Context.Tag("effect-single-instance/Si
  */
 export interface ConfigOptions {
   readonly directory?: string | undefined
+  readonly trustDirectory?: boolean | undefined
   readonly version?: string | undefined
   readonly timeout?: Duration.DurationInput | undefined
   readonly helloTimeout?: Duration.DurationInput | undefined
@@ -107,6 +118,7 @@ export interface ConfigOptions {
  */
 export const defaults: SingleInstanceConfig["Type"] = {
   directory: null,
+  trustDirectory: false,
   version: null,
   timeout: Duration.seconds(20),
   helloTimeout: Duration.seconds(5),
@@ -143,8 +155,9 @@ export const layer = (options?: ConfigOptions): Layer.Layer<SingleInstanceConfig
   Layer.sync(SingleInstanceConfig, () => make(options))
 
 /**
- * The same options as `Config`, so that any `ConfigProvider` can set them. Keys are those of the options. Values that
- * are malformed or out of range are errors that name their key; none of them falls back to a default.
+ * The same options as `Config`, so that any `ConfigProvider` can set them. Keys are those of the options. Durations are
+ * written `"500ms"`, `"5s"`, `"2m"`, `"1h"` or as Effect does, `"5 seconds"`. Values that are malformed or out of range
+ * are errors that name their key; none of them falls back to a default.
  *
  * @since 0.1.0
  * @category config
@@ -157,28 +170,42 @@ export const config: Config.Config<ConfigOptions> = read((key) => key)
  * @since 0.1.0
  * @category layers
  */
-export const layerConfig = (options?: ConfigOptions): Layer.Layer<SingleInstanceConfig, ConfigError> =>
+export const layerConfig = (options?: ConfigOptions): Layer.Layer<SingleInstanceConfig, ConfigError.ConfigError> =>
   Layer.effect(
     SingleInstanceConfig,
     Effect.map(config, (found) => make({ ...found, ...given(options) }))
   )
 
 /**
- * Reads the options from environment variables such as `SINGLE_INSTANCE_TIMEOUT="5 seconds"` or
- * `SINGLE_INSTANCE_MAX_FRAME_BYTES=65536`; what is given as an argument wins.
+ * Reads the options from environment variables such as `SINGLE_INSTANCE_TIMEOUT=5s` or
+ * `SINGLE_INSTANCE_MAX_FRAME_BYTES=65536`; what is given as an argument wins. A variable with this prefix that is not an
+ * option is named in a warning in the log, and otherwise ignored; it may be misspelled, or belong to the application.
  *
  * @since 0.1.0
  * @category layers
  */
-export const layerFromEnv = (options?: ConfigOptions): Layer.Layer<SingleInstanceConfig, ConfigError> =>
+export const layerFromEnv = (options?: ConfigOptions): Layer.Layer<SingleInstanceConfig, ConfigError.ConfigError> =>
   Layer.effect(
     SingleInstanceConfig,
     // `Layer.setConfigProvider` would also replace the provider of the program that this layer is provided to.
-    read((key) => `SINGLE_INSTANCE_${key.replace(/[A-Z]/g, "_$&").toUpperCase()}`).pipe(
+    read(environment.nameOf).pipe(
       Effect.map((found) => make({ ...found, ...given(options) })),
-      Effect.withConfigProvider(ConfigProvider.fromEnv())
+      Effect.withConfigProvider(ConfigProvider.fromEnv()),
+      Effect.zipLeft(warnOfUnknown)
     )
   )
+
+const warnOfUnknown = Effect.suspend(() => {
+  const options = Object.keys(defaults).map(environment.nameOf)
+  const unknown = Object.keys(process.env).filter(
+    (name) => environment.isOption(name) && !options.includes(process.platform === "win32" ? name.toUpperCase() : name)
+  )
+  return Effect.forEach(
+    unknown,
+    (name) => Effect.logWarning(`the environment variable ${name} is not an option; there are ${options.join(", ")}`),
+    { discard: true }
+  )
+})
 
 // The key is spelled as the person wrote it, because errors quote it.
 function read(name: (key: keyof ConfigOptions) => string): Config.Config<ConfigOptions> {
@@ -188,15 +215,27 @@ function read(name: (key: keyof ConfigOptions) => string): Config.Config<ConfigO
     const message = `Expected an integer between ${minimum} and ${maximum}`
     return Config.integer(name(key)).pipe(Config.validate({ message, validation: Schema.is(limit(key)) }), optional)
   }
+  const duration = (key: "timeout" | "helloTimeout" | "drain") =>
+    optional(
+      Config.mapOrFail(Config.string(name(key)), (text) => {
+        const found = durationText.read(text, { zero: key === "drain" })
+        return found === undefined
+          ? Either.left(
+              ConfigError.InvalidData([name(key)], `Expected ${durationText.expected}, but received "${text}"`)
+            )
+          : Either.right(found)
+      })
+    )
   return Config.all({
     directory: optional(Config.nonEmptyString(name("directory"))),
+    trustDirectory: optional(Config.boolean(name("trustDirectory"))),
     version: Config.string(name("version")).pipe(
       Config.validate({ message: `Expected at most ${maxVersion} characters`, validation: Schema.is(version) }),
       optional
     ),
-    timeout: optional(Config.duration(name("timeout"))),
-    helloTimeout: optional(Config.duration(name("helloTimeout"))),
-    drain: optional(Config.duration(name("drain"))),
+    timeout: duration("timeout"),
+    helloTimeout: duration("helloTimeout"),
+    drain: duration("drain"),
     maxFrameBytes: integer("maxFrameBytes"),
     maxConnections: integer("maxConnections"),
     maxInFlight: integer("maxInFlight"),

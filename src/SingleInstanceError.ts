@@ -99,6 +99,8 @@ const advice = {
   DirectoryInsecure: "others could change the directory; correct its owner or mode, or choose another `directory`",
   DirectoryUnusable: "the directory cannot be used; correct the cause, or choose another `directory`",
   FilesystemUnsupported: "this file system cannot hold the lock; choose a `directory` on a local one",
+  SystemUnsupported: "the lock needs this of the system; permit or mount it",
+  IdInvalid: "an id has 1 to 1,024 characters; choose another one",
   ChainTooLong: "more than 1,000 starters died one after the other while they took over; break the lock",
   BreakRefused: "somebody lives; stop that process first",
   Lost: "somebody removed or replaced the lock; this process is not the primary any more"
@@ -112,7 +114,11 @@ const advice = {
  * - `OwnerUnverifiable`, `OwnerOnOtherHost`: neither a proof of death nor a sign of life, e.g. across containers.
  * - `RecordUnreadable`: torn, huge, foreign or not a regular file; nothing was deleted.
  * - `RecordNewer`: written by a later version, which is taken for alive.
- * - `DirectoryInsecure`, `DirectoryUnusable`, `FilesystemUnsupported`: where the lock should live.
+ * - `DirectoryInsecure`, `DirectoryUnusable`, `FilesystemUnsupported`: where the lock should live. `path` is what is
+ *   refused, which may be a parent of the instance's folder; `DirectoryUnusable` without a `path` means that there was no
+ *   telling where to look, as the user database could not be read, for example.
+ * - `SystemUnsupported`: `/proc` is not mounted, or the process may not use Unix sockets (AF_UNIX).
+ * - `IdInvalid`: the id is empty or longer than 1,024 characters.
  * - `ChainTooLong`: a bound that no ordinary use reaches.
  * - `BreakRefused`: `breakLock` found somebody alive.
  * - `Lost`: leadership ended on evidence while the primary ran.
@@ -131,6 +137,8 @@ export class LockError extends Schema.TaggedError<LockError>("effect-single-inst
     "DirectoryInsecure",
     "DirectoryUnusable",
     "FilesystemUnsupported",
+    "SystemUnsupported",
+    "IdInvalid",
     "ChainTooLong",
     "BreakRefused",
     "Lost"
@@ -163,7 +171,7 @@ export class LockError extends Schema.TaggedError<LockError>("effect-single-inst
   override get message(): string {
     const who = this.owner === undefined ? "" : ` (owner: pid ${this.owner.pid} on ${this.owner.host})`
     const where = this.path === undefined ? "" : ` at ${this.path}`
-    return `${JSON.stringify(this.id)}${where}: ${this.detail}${who}. ${sentence(advice[this.reason])}`
+    return `${shown(this.id)}${where}: ${this.detail}${who}. ${sentence(advice[this.reason])}`
   }
 }
 
@@ -221,7 +229,7 @@ export class TimeoutError extends Schema.TaggedError<TimeoutError>("effect-singl
             `process ${this.pid} did not answer`,
             "It may be stopped or busy; look at it, or allow more time with `timeout`"
           ]
-    return `${JSON.stringify(this.id)}: ${what} within ${this.millis} ms (${this.phase}; ${told[this.outcome]}). ${remedy}`
+    return `${shown(this.id)}: ${what} within ${this.millis} ms (${this.phase}; ${told[this.outcome]}). ${remedy}`
   }
 }
 
@@ -329,5 +337,7 @@ const told = {
   NotDelivered: "the message was not delivered",
   Unknown: "it is not known whether the message was delivered"
 } as const
+
+const shown = (id: string): string => JSON.stringify(id.length > 200 ? `${id.slice(0, 200)}…` : id)
 
 const sentence = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1)

@@ -6,12 +6,20 @@ import { handOver } from "./internal/quick.js"
 
 // Compiled code is kept where only we can write: in a folder for all, somebody else's could be waiting.
 const load = () => {
-  const place = location.defaultDirectory()
   const { enableCompileCache } = module as { readonly enableCompileCache?: (directory: string) => unknown }
-  if (enableCompileCache !== undefined && directory.verify(place, { create: false }) === undefined) {
-    enableCompileCache(`${place}/compile-cache`)
-  }
+  const place = enableCompileCache && privatePlace()
+  if (place !== undefined) enableCompileCache?.(`${place}/compile-cache`)
   return import("./Cli.js")
+}
+
+const privatePlace = (): string | undefined => {
+  try {
+    const place = location.defaultDirectory()
+    return directory.verify(place, { create: false }) === undefined ? place : undefined
+  } catch {
+    // The command itself says why there is none.
+    return undefined
+  }
 }
 
 void handOver(process.argv, async (options) => (await load()).conclude(options)).then(async (done) => {

@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import * as engine from "./internal/handOver.js"
+import * as location from "./internal/location.js"
 
 /**
  * What to hand over, and to whom.
@@ -17,12 +18,17 @@ export interface LaunchOptions {
   readonly id: string
   /** The option `directory` of the primary; left out, the platform's place. */
   readonly directory?: string | undefined
+  /** The option `trustDirectory` of the primary; false if left out. */
+  readonly trustDirectory?: boolean | undefined
   /**
    * The request as its schema encodes it, which must be JSON. Left out where the request is the launch itself.
    */
   readonly request?: unknown
   /** Left out, those of this process. */
   readonly argv?: ReadonlyArray<string> | undefined
+  /**
+   * Left out, that of this process. Where the working directory no longer exists, its name with ` (deleted)` behind it.
+   */
   readonly cwd?: string | undefined
   /** The names of the environment variables to pass on: none by default, as environments hold secrets. */
   readonly env?: ReadonlyArray<string> | undefined
@@ -152,18 +158,16 @@ export type Verdict = Candidate | Delivered | NotDelivered | Unknown
  * @category operations
  */
 export const launch = async (options: LaunchOptions): Promise<Verdict> => {
-  const { argv, cwd = engine.cwd(), data, directory, env = [], id, onOutput, request, signal, timeout } = options
-  if (cwd === undefined) return { _tag: "Candidate", reason: "there is no current directory" }
+  const { argv, cwd, data, directory, env = [], id, onOutput, request, signal, timeout, trustDirectory } = options
   const ending = await engine.handOver({
     id,
     directory: directory ?? null,
+    trustDirectory: trustDirectory ?? false,
     payload: request,
     launch: {
       argv: argv ?? process.argv.slice(2),
-      cwd,
-      env: Object.fromEntries(
-        env.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]]))
-      ),
+      cwd: cwd ?? location.cwd(),
+      env: location.variables(env),
       data
     },
     timeoutMillis: timeout ?? 20_000,

@@ -959,6 +959,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           [["run"], "<id>"],
           [["status"], "<id>"],
           [["status", ""], "must not be empty"],
+          [["status", "x".repeat(1_025)], "more than 1024"],
           [["status", "app", "--frobnicate"], "--frobnicate"],
           [["status", "app", "other"], "other"],
           [["run", "app"], "--"],
@@ -1006,6 +1007,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           const help = yield* shows(command, "--help")
           assert.include(help, "--json")
           assert.include(help, "--dir")
+          assert.include(help, "--trust-directory")
         }
         assert.strictEqual((yield* shows("--version")).trim(), version)
         assert.strictEqual(version, JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version)
@@ -1053,6 +1055,48 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
+    it.scopedLive("reads SINGLE_INSTANCE_TIMEOUT as it reads --timeout, and names a variable that is misspelled", () =>
+      Effect.gen(function* () {
+        const { done } = yield* setup
+        for (const text of ["5s", "5 seconds"]) {
+          const env = { SINGLE_INSTANCE_TIMEOUT: text }
+          const read = yield* done(["run", "app", "--", "true"], { env })
+          assert.deepStrictEqual([read.code, read.stderr()], [0, ""], text)
+          assert.strictEqual((yield* done(["run", "app", "--timeout", text, "--", "true"])).code, 0, text)
+        }
+        const misspelled = yield* done(["run", "app", "--", "true"], { env: { SINGLE_INSTANCE_TIMOUT: "5s" } })
+        assert.strictEqual(misspelled.code, 0)
+        assert.include(misspelled.stderr(), "SINGLE_INSTANCE_TIMOUT is not an option")
+        // What a command is told of its primary is not an option of the next one.
+        const nested = yield* done(["run", "app", "--", process.execPath, bin, "status", "other", "--json"])
+        assert.strictEqual(nested.code, 69)
+        assert.strictEqual(nested.stderr(), "")
+      })
+    )
+
+    it.scopedLive("runs and hands over from a working directory that is gone", () =>
+      Effect.gen(function* () {
+        const { cli, dir, directory } = yield* setup
+        const gone = ["-c", 'mkdir -p gone && cd gone && rmdir ../gone && exec "$@"', "sh", process.execPath, bin]
+        const inGone = (...words: ReadonlyArray<string>) => start("sh", [...gone, ...words], { cwd: directory })
+        const first = yield* inGone("run", "app", "--dir", dir, "--", "echo", "ran")
+        assert.deepStrictEqual([yield* first.exit, first.stdout()], [0, "ran\n"], first.stderr())
+        const listener = yield* cli(["listen", "app", "--json"])
+        yield* listener.event("primary")
+        for (const [index, words] of [[], ["--protocol", "unix"]].entries()) {
+          const sent = yield* inGone("send", "app", "--dir", dir, ...words, "--", "x")
+          assert.strictEqual(yield* sent.exit, 0, sent.stderr())
+          const { cwd } = yield* listener.event("launch", index + 1)
+          assert.isFalse(existsSync(cwd))
+          if (process.platform === "linux")
+            assert.strictEqual(cwd, `${join(realpathSync(directory), "gone")} (deleted)`)
+        }
+        const relative = yield* inGone("run", "app", "--dir", "locks", "--", "true")
+        assert.strictEqual(yield* relative.exit, 73)
+        assert.include(relative.stderr(), "the current working directory no longer exists")
+      })
+    )
+
     it.scopedLive("ends with 73 where the lock cannot live @large", () =>
       Effect.gen(function* () {
         const { dir, done } = yield* setup
@@ -1062,6 +1106,34 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         assert.strictEqual(insecure.code, 73)
         assert.deepInclude(insecure.events()[0], { error: "LockError", reason: "DirectoryInsecure" })
         assert.deepStrictEqual(readdirSync(dir), [])
+        // In the words of the command line.
+        const { message } = insecure.events()[0]
+        assert.include(message, dir)
+        assert.include(message, "--dir")
+        assert.include(message, "--trust-directory")
+        assert.notInclude(message, "`")
+      })
+    )
+
+    it.scopedLive("uses a volume that others may write to where --trust-directory says so", () =>
+      Effect.gen(function* () {
+        const { cli, dir, done } = yield* setup
+        mkdirSync(dir)
+        spawnSync("chmod", ["2777", dir])
+        const listener = yield* cli(["listen", "app", "--json", "--trust-directory"])
+        yield* listener.event("primary")
+        // Without the rest of the command line, with it, and from the environment.
+        for (const words of [["--trust-directory"], ["--trust-directory", "--protocol", "unix"]]) {
+          assert.strictEqual((yield* done(["send", "app", ...words, "--", "x"])).code, 0)
+        }
+        const env = { SINGLE_INSTANCE_TRUST_DIRECTORY: "true" }
+        assert.strictEqual((yield* done(["send", "app", "--", "x"], { env })).code, 0)
+        assert.strictEqual((yield* done(["status", "app", "--trust-directory"])).code, 0)
+        assert.strictEqual((yield* done(["status", "app"])).code, 73)
+
+        const alone = yield* start(process.execPath, [bin, "status", "app", "--trust-directory"])
+        assert.strictEqual(yield* alone.exit, 73)
+        assert.include(alone.stderr(), "--trust-directory is given without a --dir")
       })
     )
   })

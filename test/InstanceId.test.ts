@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Either from "effect/Either"
 import * as FastCheck from "effect/FastCheck"
 import * as Schema from "effect/Schema"
-import { folderName, InstanceId } from "effect-single-instance/InstanceId"
+import { folderName, InstanceId, maxLength } from "effect-single-instance/InstanceId"
 
 const legal = /^[a-z0-9-]{1,49}$/
 
@@ -41,10 +41,14 @@ const vectors: ReadonlyArray<readonly [string, string]> = [
 ]
 
 describe("InstanceId", () => {
-  it("is any non-empty string", () => {
+  it("is any string of 1 to 1,024 UTF-16 code units", () => {
     const decode = Schema.decodeUnknownEither(InstanceId)
-    for (const [text] of vectors) assert.deepStrictEqual(decode(text), Either.right(InstanceId.make(text)))
-    for (const wrong of ["", 1, null, undefined]) assert.isTrue(Either.isLeft(decode(wrong)))
+    const longest = ["x", "\ud800", "\0", "é"].map((unit) => unit.repeat(maxLength))
+    const right = [...vectors.map(([text]) => text).filter(({ length }) => length <= 1_024), ...longest]
+    for (const text of right) assert.deepStrictEqual(decode(text), Either.right(InstanceId.make(text)))
+    for (const wrong of ["", `x${longest[0]}`, `🙂${longest[3]!.slice(1)}`, 1, null, undefined]) {
+      assert.isTrue(Either.isLeft(decode(wrong)))
+    }
   })
 
   it("has folders that no version may rename", () => {

@@ -6,6 +6,7 @@ import * as ConfigProvider from "effect/ConfigProvider"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import type * as Scope from "effect/Scope"
 import {
   type ConfigOptions,
@@ -34,6 +35,7 @@ const problem = (effect: Effect.Effect<unknown, ConfigError>) => Effect.map(Effe
 // Each option with a good value as text and as what it is read as.
 const values = {
   directory: ["/run/app", "/run/app"],
+  trustDirectory: ["true", true],
   version: ["1.2.3", "1.2.3"],
   timeout: ["3 seconds", Duration.seconds(3)],
   helloTimeout: ["250 millis", Duration.millis(250)],
@@ -51,6 +53,7 @@ const read = Object.fromEntries(keys.map((key) => [key, values[key][1]])) as unk
 
 const names: Record<keyof typeof values, string> = {
   directory: "SINGLE_INSTANCE_DIRECTORY",
+  trustDirectory: "SINGLE_INSTANCE_TRUST_DIRECTORY",
   version: "SINGLE_INSTANCE_VERSION",
   timeout: "SINGLE_INSTANCE_TIMEOUT",
   helloTimeout: "SINGLE_INSTANCE_HELLO_TIMEOUT",
@@ -85,8 +88,14 @@ const bad: ReadonlyArray<readonly [keyof typeof values, string]> = [
   ["maxRemembered", "0"],
   ["maxRemembered", "10000001"],
   ["version", "v".repeat(257)],
+  ["trustDirectory", "perhaps"],
   ["timeout", "soon"],
   ["timeout", "20"],
+  ["timeout", "0s"],
+  ["timeout", "-5s"],
+  ["timeout", "-5 seconds"],
+  ["timeout", "Infinity"],
+  ["timeout", "5 s"],
   ["helloTimeout", ""],
   ["drain", "2 fortnights"],
   ["encoding", "xml"],
@@ -97,6 +106,7 @@ describe("SingleInstanceConfig", () => {
   it("has the defaults that its documentation states", () => {
     deepStrictEqual(defaults, {
       directory: null,
+      trustDirectory: false,
       version: null,
       timeout: Duration.seconds(20),
       helloTimeout: Duration.seconds(5),
@@ -189,6 +199,57 @@ describe("SingleInstanceConfig", () => {
         assert.include(yield* problem(built(layerFromEnv())), names[key])
       }).pipe(Effect.scoped)
     )
+  )
+
+  it.effect("reads durations as the command line does", () =>
+    Effect.gen(function* () {
+      const durations: ReadonlyArray<readonly [string, number]> = [
+        ["500ms", 500],
+        ["5s", 5_000],
+        ["1.5s", 1_500],
+        ["2m", 120_000],
+        ["1h", 3_600_000],
+        [" 5s ", 5_000],
+        ["5 seconds", 5_000],
+        ["2 minutes", 120_000]
+      ]
+      for (const [text, millis] of durations) {
+        for (const key of ["timeout", "helloTimeout", "drain"] as const) {
+          yield* Effect.scoped(
+            Effect.gen(function* () {
+              yield* variables({ [names[key]]: text })
+              assert.strictEqual(Duration.toMillis((yield* built(layerFromEnv()))[key]), millis, text)
+            })
+          )
+          assert.strictEqual(Duration.toMillis((yield* reading({ [key]: text }))[key]), millis, text)
+        }
+      }
+      assert.strictEqual(Duration.toMillis((yield* reading({ drain: "0s" })).drain), 0)
+    })
+  )
+
+  it.scoped("names in the log each variable that is not an option, and nothing else", () =>
+    Effect.gen(function* () {
+      const said: Array<string> = []
+      const logger = Logger.make(({ logLevel, message }) => void said.push(`${logLevel.label} ${message}`))
+      const read = built(layerFromEnv()).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+      yield* variables({
+        ...Object.fromEntries(keys.map((key) => [names[key], texts[key]!])),
+        SINGLE_INSTANCE_ID: "app",
+        SINGLE_INSTANCE_EPOCH: "1",
+        SINGLE_INSTANCE_MESSAGE: "2",
+        SINGLE_INSTANCE_FROM_PID: "3"
+      })
+      yield* read
+      assert.deepStrictEqual(said, [])
+      yield* variables({ SINGLE_INSTANCE_TIMEOUTS: "5s", SINGLE_INSTANCE_IDS: "app" })
+      yield* read
+      assert.deepStrictEqual(
+        said.map((line) => line.split(" is not")[0]).sort(),
+        ["IDS", "TIMEOUTS"].map((name) => `WARN the environment variable SINGLE_INSTANCE_${name}`)
+      )
+      assert.include(said[0], names.timeout)
+    })
   )
 
   it.scoped("leaves the program's own ConfigProvider alone", () =>

@@ -330,7 +330,7 @@ describe("the directory", () => {
       ]) {
         const place = yield* makePlace()
         plant(place.directory)
-        yield* refusesAll(place, "DirectoryUnusable", place.home)
+        yield* refusesAll(place, "DirectoryUnusable", place.directory)
       }
     })
   )
@@ -392,14 +392,16 @@ describe("without permission @large", () => {
             fs.chownSync(arena.directory, 0, 0)
             fs.chmodSync(arena.directory, 0o700)
           },
-          "DirectoryUnusable"
+          "DirectoryUnusable",
+          "directory"
         ],
         "no folder, and none may be made": [
           (arena) => {
             fs.rmdirSync(arena.home)
             fs.chmodSync(arena.directory, 0o500)
           },
-          "DirectoryUnusable"
+          "DirectoryUnusable",
+          "directory"
         ],
         "a folder that may not be written": [mode("home", 0o500), "DirectoryUnusable"],
         "a folder that may not be entered": [mode("home", 0o600), "DirectoryUnusable"],
@@ -409,15 +411,20 @@ describe("without permission @large", () => {
           "DirectoryUnusable"
         ]
       } satisfies {
-        [title: string]: [(arena: { directory: string; home: string }) => void, LockError["reason"]]
+        // At the end what is refused; the instance's folder if left out.
+        [title: string]: [
+          prepare: (arena: { directory: string; home: string }) => void,
+          reason: LockError["reason"],
+          refused?: "directory"
+        ]
       }
-      for (const [title, [prepare, reason]] of Object.entries(cases)) {
+      for (const [title, [prepare, reason, refused = "home"]] of Object.entries(cases)) {
         yield* Effect.gen(function* () {
           const arena = yield* arenaOfStranger
           prepare(arena)
           const before = snapshot(arena.directory)
           const seen = yield* outcome(yield* arena.start("launch", { through }))
-          assert.deepStrictEqual(seen, { error: "LockError", reason, path: arena.home }, title)
+          assert.deepStrictEqual(seen, { error: "LockError", reason, path: arena[refused] }, title)
           assert.deepStrictEqual(snapshot(arena.directory), before, title)
         }).pipe(Effect.scoped)
       }
@@ -549,7 +556,8 @@ describe("a file system @large", () => {
       const place = yield* mounted("size=1m")
       place.remount("ro")
       const starter = yield* makeStarter(place)
-      assert.include((yield* fails(starter.contend(), "DirectoryUnusable", place.home)).detail, "EROFS")
+      const refused = yield* fails(starter.contend(), "DirectoryUnusable", place.directory)
+      assert.include(refused.detail, "the file system is read-only (EROFS)")
 
       place.remount("rw")
       yield* plantDead(place)

@@ -9,10 +9,44 @@
  * @since 0.1.0
  * @category getters
  */
-export const code = (cause: unknown): string =>
-  typeof cause === "object" && cause !== null && "code" in cause && typeof cause.code === "string"
-    ? cause.code
-    : "UNKNOWN"
+export const code = (cause: unknown): string => {
+  if (typeof cause !== "object" || cause === null || !("code" in cause) || typeof cause.code !== "string") {
+    return "UNKNOWN"
+  }
+  // A `SystemError`, as of `os.userInfo`, has the system's own code one level below.
+  return cause.code === "ERR_SYSTEM_ERROR" && "info" in cause ? code(cause.info) : cause.code
+}
+
+const meanings: { readonly [code: string]: string } = {
+  EACCES: "permission denied",
+  EPERM: "it is not permitted",
+  EROFS: "the file system is read-only",
+  ENOSPC: "there is no space left",
+  EDQUOT: "the disk quota is used up",
+  EIO: "the device failed",
+  ENOENT: "there is no such file or directory",
+  ENOTDIR: "it is not a directory",
+  ELOOP: "there are too many symbolic links",
+  ENAMETOOLONG: "the name is too long",
+  EMFILE: "this process has no file descriptors left",
+  ENFILE: "the system has no file descriptors left",
+  ENOMEM: "there is no memory left",
+  ESTALE: "the network file system lost it",
+  EAFNOSUPPORT: "Unix sockets (AF_UNIX) cannot be used here",
+  ENOPROC: "/proc is not mounted"
+}
+
+/**
+ * The cause in words, with its code in parentheses.
+ *
+ * @since 0.1.0
+ * @category getters
+ */
+export const explain = (cause: unknown): string => {
+  const name = typeof cause === "string" ? cause : code(cause)
+  const meaning = meanings[name] ?? (cause instanceof Error ? cause.message : "it failed")
+  return `${meaning} (${name})`
+}
 
 /**
  * An error of our own with the code of a system call's, for who reads it by that.

@@ -15,18 +15,11 @@ import * as line from "./line.js"
 import * as location from "./location.js"
 import * as wire from "./wire.js"
 
-/** Where the current directory is gone there is nothing to tell the primary. */
-export const cwd = (): string | undefined => {
-  try {
-    return process.cwd()
-  } catch {
-    return undefined
-  }
-}
-
 export interface Options {
   readonly id: string
   readonly directory: string | null
+  /** The user vouches for the given directory and its parents. */
+  readonly trustDirectory: boolean
   readonly payload: unknown
   readonly launch: {
     readonly argv: ReadonlyArray<string>
@@ -74,13 +67,15 @@ const maxFrameBytes = 16 * 1024 * 1024
 
 export const handOver = async (options: Options): Promise<Ending> => {
   const candidate = (reason: string): Candidate => ({ _tag: "Candidate", reason })
+  const wrong = location.flawOfId(options.id) ?? location.flawOfPlace(options)
+  if (wrong !== undefined) return candidate(wrong)
   let directory: string
   let owner: answers.Owner | string
   try {
     directory = location.of(options.id, options.directory)
-    owner = find(directory)
+    owner = find(directory, options.trustDirectory)
   } catch (cause) {
-    return candidate(String(cause))
+    return candidate(cause instanceof Error ? cause.message : String(cause))
   }
   if (typeof owner === "string") return candidate(owner)
   const session = await greet(options, directory, owner)
@@ -122,9 +117,9 @@ const settled = (ending: Answered | Failed): Ending =>
     ? { _tag: "Candidate", reason: ending.detail }
     : ending
 
-const find = (directory: string): answers.Owner | string => {
-  const flaw = directories.verify(directory, { create: false })
-  if (flaw !== undefined) return flaw === "missing" ? "nobody was ever the primary" : flaw.detail
+const find = (directory: string, trustParents: boolean): answers.Owner | string => {
+  const flaw = directories.verify(directory, { create: false, trustParents })
+  if (flaw !== undefined) return flaw === "missing" ? "nobody was ever the primary" : `${flaw.path}: ${flaw.detail}`
   const found = content.read(path.join(directory, "lock"))
   return found._tag === "Bytes" ? answers.readRecord(found.bytes) : `there is no record (${found._tag})`
 }

@@ -1,9 +1,37 @@
 /**
- * Where an instance lives, before anybody looks.
+ * Where an instance lives, before anybody looks, and what a launch tells of itself.
  */
 import { createHash } from "node:crypto"
-import * as os from "node:os"
+import * as fs from "node:fs"
 import * as path from "node:path"
+import * as users from "./users.js"
+
+/** The largest length of an id, in UTF-16 code units. */
+export const maxIdLength = 1_024
+
+/** Why a string cannot be an id; `undefined` where it can. */
+export const flawOfId = (id: string): string | undefined =>
+  id === ""
+    ? "the id must not be empty"
+    : id.length > maxIdLength
+      ? `the id has ${id.length} characters, which is more than ${maxIdLength}`
+      : undefined
+
+/** Why these options cannot say where an instance lives; `undefined` where they can. */
+export const flawOfPlace = (options: {
+  readonly directory: string | null
+  readonly trustDirectory: boolean
+}): string | undefined =>
+  options.trustDirectory && options.directory === null
+    ? "`trustDirectory` is given without a `directory` to trust"
+    : undefined
+
+/** Of the named environment variables those that there are. */
+export const variables = (names: ReadonlyArray<string>): { [name: string]: string } =>
+  // `process.env` inherits names such as `constructor`, and an assignment to `__proto__` would not make a key.
+  Object.fromEntries(
+    names.flatMap((name) => (Object.hasOwn(process.env, name) ? [[name, process.env[name]!] as const] : []))
+  )
 
 /** The folder that belongs to an id. */
 export const folderName = (id: string): string => {
@@ -17,15 +45,10 @@ export const folderName = (id: string): string => {
   return slug === "" ? digest : `${slug}-${digest}`
 }
 
-/** The platform's place for the folders of all instances. */
+/** The platform's place for the folders of all instances. Throws where the user database cannot be read. */
 export const defaultDirectory = (): string => {
-  let home: string
-  try {
-    home = os.userInfo().homedir
-  } catch {
-    // The user has no entry, as in many containers.
-    return `/tmp/effect-single-instance-${process.geteuid?.() ?? 0}`
-  }
+  const home = users.home()
+  if (home === undefined) return `/tmp/effect-single-instance-${process.geteuid?.() ?? 0}`
   switch (process.platform) {
     case "win32":
       return path.join(home, "AppData", "Local", "effect-single-instance")
@@ -36,6 +59,39 @@ export const defaultDirectory = (): string => {
   }
 }
 
-/** The directory of an instance, in the given place or the platform's. */
+/**
+ * The directory of an instance, in the given place or the platform's. Throws an error that says why, where there is no
+ * telling which one that is.
+ */
 export const of = (id: string, directory: string | null): string =>
-  path.join(directory === null ? defaultDirectory() : path.resolve(directory), folderName(id))
+  path.join(directory === null ? defaultDirectory() : absolute(directory), folderName(id))
+
+const absolute = (directory: string): string => {
+  try {
+    return path.resolve(directory)
+  } catch (cause) {
+    throw new Error(`"${directory}" is relative, and the current working directory no longer exists`, { cause })
+  }
+}
+
+/**
+ * The current working directory. Where it no longer exists, the name by which Linux still calls it, such as
+ * `/tmp/work (deleted)`: nothing can be meant by a path in it, least of all a file in another process's directory.
+ */
+export const cwd = (): string => {
+  try {
+    return process.cwd()
+  } catch {
+    return deletedDirectory()
+  }
+}
+
+const deletedDirectory = (): string => {
+  const suffix = " (deleted)"
+  try {
+    const name = fs.readlinkSync("/proc/self/cwd")
+    return name.endsWith(suffix) ? name : `${name}${suffix}`
+  } catch {
+    return `/${suffix}`
+  }
+}

@@ -146,6 +146,8 @@ const posix = (koffi: Koffi): Native => {
       const fd = fs.openSync(target, "wx+", 0o600)
       const withdraw = once(() => fs.rmSync(target, { force: true }))
       try {
+        // The umask may have taken our own rights.
+        fs.fchmodSync(fd, 0o600)
         // A page that the disk has no room for would be a SIGBUS, too; written, it is an ENOSPC.
         const zeros = new Uint8Array(1024 * 1024)
         for (let at = 0; at < size; ) at += fs.writeSync(fd, zeros, 0, Math.min(zeros.length, size - at), at)

@@ -93,7 +93,7 @@ export const connectError = (options: Options, cause: unknown): ProtocolError =>
  */
 export const listenError = (options: Options, cause: unknown): ProtocolError => {
   const reason = errno.isAddressInUse(cause) ? "EndpointOccupied" : "Unavailable"
-  return error(options, reason, "NotDelivered", `listening failed (${errno.code(cause)})`, cause)
+  return error(options, reason, "NotDelivered", `listening failed: ${errno.explain(cause)}`, cause)
 }
 
 /**
@@ -414,6 +414,17 @@ export const connect = (
     })
   )
 
+// The umask may have taken our own right to connect.
+const permitted = (options: Options, { path }: { readonly path?: string | undefined }) =>
+  path === undefined || process.platform === "win32"
+    ? Effect.void
+    : Effect.try({
+        try: () => {
+          if ((fs.statSync(path).mode & 0o600) !== 0o600) fs.chmodSync(path, 0o600)
+        },
+        catch: (cause) => listenError(options, cause)
+      })
+
 /**
  * Listens; `address` says under which URI, once it is known to what the server is bound.
  *
@@ -465,7 +476,7 @@ export const listen = (
         })
       )
       yield* Effect.async<void, ProtocolError>((resume) => {
-        server.once("listening", () => resume(Effect.void))
+        server.once("listening", () => resume(permitted(options, target)))
         // Later ones, such as no descriptors left to accept with (accept(2)), do not end a listener.
         server.on("error", (cause) => resume(Effect.fail(listenError(options, cause))))
         // In a worker of `node:cluster` the parent would own the socket otherwise.

@@ -1,7 +1,10 @@
 /**
  * The command line where another process is the primary, without loading what only a primary needs.
  */
+import * as durations from "./durations.js"
+import { isOption } from "./environment.js"
 import * as engine from "./handOver.js"
+import * as location from "./location.js"
 import { type Supervisor, supervise } from "./supervisor.js"
 import { coloured, deliveredEvent, deliveredSentence, exitCodeOf, green } from "./telling.js"
 
@@ -11,6 +14,7 @@ interface Words {
   readonly args: ReadonlyArray<string>
   readonly json: boolean
   readonly dir: string | null
+  readonly trustDirectory: boolean
   readonly timeoutMillis: number
 }
 
@@ -28,16 +32,16 @@ export type Conclude = (options: {
  */
 export const handOver = async (argv: ReadonlyArray<string>, conclude: Conclude): Promise<boolean> => {
   const words = read(argv.slice(2), process.env)
-  const cwd = engine.cwd()
-  if (words === undefined || cwd === undefined) return false
+  if (words === undefined) return false
   const controller = new AbortController()
   const supervisor = supervise(() => controller.abort())
-  const { args, dir, id, json, timeoutMillis: millis } = words
+  const { args, dir, id, json, timeoutMillis: millis, trustDirectory } = words
   const ending = await engine.handOver({
     id,
     directory: dir,
+    trustDirectory,
     payload: undefined,
-    launch: { argv: args, cwd, env: {} },
+    launch: { argv: args, cwd: location.cwd(), env: {} },
     timeoutMillis: millis,
     onOutput: shower(json, supervisor),
     signal: controller.signal
@@ -89,14 +93,12 @@ const shower = (json: boolean, supervisor: Supervisor) => {
   }
 }
 
-const units: { readonly [unit: string]: number } = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }
-
 // `send` or `run`, the id, options that a later launch may have, and `--` with what is handed over. What is only slightly
 // unusual is left to who knows all about it, and so are options from the environment.
 const read = (words: ReadonlyArray<string>, env: NodeJS.ProcessEnv): Words | undefined => {
   const [command, id, ...rest] = words
   if ((command !== "send" && command !== "run") || id === undefined || id === "" || id.startsWith("-")) return undefined
-  if (Object.keys(env).some((name) => isOption.test(name))) return undefined
+  if (Object.keys(env).some(isOption)) return undefined
   const at = rest.indexOf("--")
   const args = at < 0 ? [] : rest.slice(at + 1)
   if (command === "run" && args.length === 0) return undefined
@@ -105,7 +107,7 @@ const read = (words: ReadonlyArray<string>, env: NodeJS.ProcessEnv): Words | und
   for (let index = 0; index < own.length; index++) {
     const name = own[index]!
     if (given.has(name)) return undefined
-    if (name === "--json") {
+    if (name === "--json" || name === "--trust-directory") {
       given.set(name, "")
       continue
     }
@@ -114,11 +116,14 @@ const read = (words: ReadonlyArray<string>, env: NodeJS.ProcessEnv): Words | und
     if (value === undefined || value.trim() === "" || value.startsWith("-")) return undefined
     given.set(name, value)
   }
-  const [, amount, unit] = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(given.get("--timeout") ?? "20s") ?? []
-  const timeoutMillis = Number(amount) * units[unit ?? ""]!
-  if (!(timeoutMillis >= 1)) return undefined
-  return { id, args, json: given.has("--json"), dir: given.get("--dir") ?? null, timeoutMillis }
+  const timeoutMillis = durations.shortMillis(given.get("--timeout") ?? "20s")
+  if (timeoutMillis === undefined || !(timeoutMillis >= 1)) return undefined
+  return {
+    id,
+    args,
+    json: given.has("--json"),
+    dir: given.get("--dir") ?? null,
+    trustDirectory: given.has("--trust-directory"),
+    timeoutMillis
+  }
 }
-
-// What commands are told of their primary is no option.
-const isOption = /^SINGLE_INSTANCE_(?!(ID|EPOCH|MESSAGE|FROM_PID)$)/i

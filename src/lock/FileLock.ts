@@ -25,6 +25,7 @@ import {
 import * as InstanceRecord from "../InstanceRecord.js"
 import { keepIf } from "../internal/childScope.js"
 import { addFinalizer } from "../internal/finalizer.js"
+import * as validIds from "../internal/validIds.js"
 import type { Proof } from "../Liveness.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
@@ -320,7 +321,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
     }
   })
 
-  return InstanceLock.of({
+  return validIds.only({
     inspect: (id) => Effect.scoped(typed(id, inspect(id))),
     contend,
     breakLock: (id, nonce) => Effect.scoped(typed(id, breakLock(id, nonce)))
@@ -339,12 +340,14 @@ const isFileFailure = (u: unknown): u is FileFailure => Predicate.isTagged(u, "F
 
 const toLockError = (id: InstanceId, where: LockDirectory | string, failure: FileFailure): LockError => {
   const path = typeof where === "string" ? where : where.path
-  const unsupported =
-    failure.operation === "link" || failure.operation === "listen"
-      ? ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK", "EAFNOSUPPORT"].includes(failure.code)
-      : false
+  const reasonOf = (): LockError["reason"] => {
+    if (failure.operation !== "link" && failure.operation !== "listen") return "DirectoryUnusable"
+    if (["EAFNOSUPPORT", "ENOPROC"].includes(failure.code)) return "SystemUnsupported"
+    const isUnsupported = ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK"].includes(failure.code)
+    return isUnsupported ? "FilesystemUnsupported" : "DirectoryUnusable"
+  }
   return new LockError({
-    reason: unsupported ? "FilesystemUnsupported" : "DirectoryUnusable",
+    reason: reasonOf(),
     id,
     path,
     detail: failure.message,

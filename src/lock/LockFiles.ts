@@ -12,6 +12,7 @@ import type * as Scope from "effect/Scope"
 import type { InstanceId } from "../InstanceId.js"
 import type { Witness } from "../InstanceRecord.js"
 import type * as content from "../internal/content.js"
+import * as errno from "../internal/errno.js"
 import type { LockError } from "../SingleInstanceError.js"
 
 /**
@@ -30,7 +31,7 @@ export class FileFailure extends Data.TaggedError("FileFailure")<{
    * @since 0.1.0
    */
   override get message(): string {
-    return `${this.operation} of ${this.name} failed with ${this.code}`
+    return `${this.operation} of ${this.name} failed: ${errno.explain(this.code)}`
   }
 }
 

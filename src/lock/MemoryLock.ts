@@ -15,6 +15,7 @@ import { type Candidate, InstanceLock, ownerOf, type Verdict } from "../Instance
 import { InstanceRecord, isSameProcess } from "../InstanceRecord.js"
 import { keepIf } from "../internal/childScope.js"
 import { addFinalizer } from "../internal/finalizer.js"
+import * as validIds from "../internal/validIds.js"
 import * as Liveness from "../Liveness.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
@@ -195,7 +196,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, MemoryStore | PidV
       endpoints: []
     })
 
-  return InstanceLock.of({
+  return validIds.only({
     contend,
     inspect: (id) =>
       Effect.gen(function* () {

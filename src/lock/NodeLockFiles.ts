@@ -12,6 +12,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { InstanceId } from "../InstanceId.js"
 import { Witness } from "../InstanceRecord.js"
@@ -55,13 +56,34 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
   Effect.gen(function* () {
     const config = yield* SingleInstanceConfig
     const verifier = yield* PidVerifier
-    const location = (id: InstanceId) => locations.of(id, config.directory)
+    // For messages; whoever uses it has asked for the directory before.
+    const location = (id: InstanceId) => {
+      try {
+        return locations.of(id, config.directory)
+      } catch {
+        return locations.folderName(id)
+      }
+    }
+
+    const locate = (id: InstanceId) =>
+      Effect.try({
+        try: () => locations.of(id, config.directory),
+        catch: (cause) => new LockError({ reason: "DirectoryUnusable", id, detail: (cause as Error).message, cause })
+      })
 
     const obtain = Effect.fnUntraced(function* (id: InstanceId, create: boolean) {
-      const directory = location(id)
-      const flaw = yield* Effect.sync(() => verify(directory, { create }))
-      if (flaw === "missing") return Option.none()
-      if (flaw !== undefined) return yield* new LockError({ id, ...flaw })
+      const { directory: given, trustDirectory } = config
+      const wrong = locations.flawOfPlace({ directory: given, trustDirectory })
+      if (wrong !== undefined) return yield* new LockError({ reason: "DirectoryUnusable", id, detail: wrong })
+      const directory = yield* locate(id)
+      const exists = yield* Effect.suspend(() => {
+        const flaw = verify(directory, { create, trustParents: trustDirectory })
+        return typeof flaw === "object" ? Effect.fail(flaw) : Effect.succeed(flaw === undefined)
+      }).pipe(
+        Effect.retry({ while: ({ passing }) => passing, schedule: Schedule.spaced("20 millis"), times: 10 }),
+        Effect.mapError(({ detail, path, reason }) => new LockError({ reason, id, path, detail }))
+      )
+      if (!exists) return Option.none()
       return Option.some(
         yield* makeDirectory(
           directory,
@@ -200,6 +222,7 @@ const write = (name: string, bytes: Uint8Array): void => {
   const fd = fs.openSync(name, O_CREAT | O_EXCL | O_WRONLY | noFollow, 0o600)
   try {
     try {
+      correctMode(fd)
       for (let written = 0; written < bytes.length; ) written += fs.writeSync(fd, bytes, written)
       fs.fsyncSync(fd)
     } finally {
@@ -210,6 +233,11 @@ const write = (name: string, bytes: Uint8Array): void => {
     unlink(name)
     throw cause
   }
+}
+
+// The umask may have taken our own rights.
+const correctMode = (fd: number): void => {
+  if (process.platform !== "win32" && (fs.fstatSync(fd).mode & 0o600) !== 0o600) fs.fchmodSync(fd, 0o600)
 }
 
 const unlink = (name: string): void => {
@@ -235,7 +263,8 @@ const listen = (
         socket.on("close", () => held.delete(socket))
         socket.unref().resume()
       })
-      const fail = (cause: unknown) => resume(new FileFailure({ code: code(cause), operation: "listen", name, cause }))
+      const fail = (cause: unknown) =>
+        resume(new FileFailure({ code: codeOfListening(cause), operation: "listen", name, cause }))
       server.once("error", fail)
       // Not shared with a cluster's parent, which would own the socket and outlive us.
       server.listen({ path: socketPath, exclusive: true, backlog: 4_096 }, () => {
@@ -244,6 +273,8 @@ const listen = (
         server.unref()
         try {
           const stat = standing()
+          // The umask may have taken our own right to connect.
+          if ((stat.mode & 0o600n) !== 0o600n) fs.chmodSync(socketPath, 0o600)
           const witness = new Witness({ name, device: String(stat.dev), inode: String(stat.ino) })
           resume(Effect.succeed({ server, held, witness }))
         } catch (cause) {
@@ -259,11 +290,15 @@ const listen = (
       })
   ).pipe(Effect.map(({ witness }) => witness))
 
+// The path of the socket leads through /proc; libuv calls it EACCES where that is missing.
+const codeOfListening = (cause: unknown): string => (fs.existsSync("/proc/self/fd") ? code(cause) : "ENOPROC")
+
 const holdLock = (name: string, file: string): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
   acquireRelease(
     attempt("lock", name, () => {
       const { O_CREAT, O_EXCL, O_RDWR } = fs.constants
       const fd = fs.openSync(file, O_CREAT | O_EXCL | O_RDWR | exclusiveLock, 0o600)
+      correctMode(fd)
       const stat = fs.fstatSync(fd, { bigint: true })
       return { fd, witness: new Witness({ name, device: String(stat.dev), inode: String(stat.ino) }) }
     }),
