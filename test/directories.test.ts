@@ -349,11 +349,17 @@ const mountsAndUsers = {
 describe("a parent that the group may write to", () => {
   const gid = 23_456
   const passwd = `root:x:0:0::/root:/bin/sh\nana:x:${uid}:${gid}::/home/ana:/bin/sh\nbob:x:12346:12346::/home/bob:/bin/sh\n`
+  const same = passwd.replace(`${gid}`, `${uid}`)
   const cases: {
     readonly [title: string]: { readonly passwd?: string; readonly group: string; readonly gid?: number }
   } = {
-    "that has another member": { group: `ana:x:${gid}:bob\n` },
-    "that is another user's primary one": { passwd: `${passwd}eve:x:12347:${gid}::/:\n`, group: `ana:x:${gid}:\n` },
+    // Its number is that of the user, which is not enough.
+    "that has another member": { passwd: same, group: `ana:x:${uid}:bob\n`, gid: uid },
+    "that is another user's primary one": {
+      passwd: `${same}eve:x:12347:${uid}::/:\n`,
+      group: `ana:x:${uid}:\n`,
+      gid: uid
+    },
     "that carries another name": { group: `staff:x:${gid}:\n` },
     "that is not the primary one": { group: `users:x:${gid}:\nana:x:34567:\n`, gid: 34_567 },
     "that has the user's number, but is not the primary one": { group: `ana:x:${uid}:\n`, gid: uid },
