@@ -15,13 +15,6 @@ import { NodeContext, NodeHttpServer } from "@effect/platform-node"
 import { Console, Context, Effect, Layer } from "effect"
 import { SingleInstance } from "effect-single-instance"
 
-const leadership = process.argv.includes("--standby")
-  ? SingleInstance.layerStandby({
-      id: "com.example.billing",
-      onFollow: ({ epoch, pid }) => Console.log(`standing by behind process ${pid} (epoch ${epoch})`)
-    })
-  : SingleInstance.layerPrimary({ id: "com.example.billing" })
-
 /**
  * A ledger that several processes may append to. Being the only one is not enough where a write can be late: a process
  * that was stopped for a minute writes when it wakes, before anything can tell it that it was replaced. So each line
@@ -83,18 +76,24 @@ const routes = HttpRouter.empty.pipe(
   )
 )
 
-// `Layer.provide` builds what is below first: nothing above the leadership exists in a process that does not lead. If the
-// lock is lost, the whole program is interrupted.
 const backend = routes.pipe(
   HttpServer.serve(),
   HttpServer.withLogAddress,
   Layer.provide(NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0 })),
-  Layer.provide(layerLedger),
-  Layer.provide(leadership),
-  Layer.provide(NodeContext.layer)
+  Layer.provide(layerLedger)
 )
 
-Layer.launch(backend).pipe(
+// Nothing of the backend is built in a process that does not lead. If the lock is lost, the backend is interrupted, and the
+// error says why.
+SingleInstance.withLeadership(
+  {
+    id: "com.example.billing",
+    wait: process.argv.includes("--standby"),
+    onFollow: ({ epoch, pid }) => Console.log(`standing by behind process ${pid} (epoch ${epoch})`)
+  },
+  Layer.launch(backend)
+).pipe(
+  Effect.provide(NodeContext.layer),
   Effect.catchTag("LockError", (error) =>
     Effect.zipRight(
       Console.error(error.reason === "AlreadyRunning" ? `process ${error.owner?.pid} serves already` : error.message),

@@ -50,6 +50,56 @@ import {
   TimeoutError
 } from "./SingleInstanceError.js"
 
+declare const launchRequest: unique symbol
+
+/**
+ * The request of a contract that names none: the launch itself. A type of its own, because a contract may name a request
+ * that looks like a launch or a part of one.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface LaunchRequest extends Message.Launch {
+  readonly [launchRequest]?: never
+}
+
+// `keyof any` and `keyof never` hold every symbol.
+type IsLaunchRequest<Request> = [Request] extends [never]
+  ? false
+  : 0 extends 1 & Request
+    ? false
+    : typeof launchRequest extends keyof Request
+      ? true
+      : false
+
+/**
+ * A request as an argument: `undefined` is possible only where the contract names no request.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type RequestArgument<Request> = IsLaunchRequest<Request> extends true ? Request | undefined : Request
+
+/**
+ * A request as an option, which can be left out only where the contract names no request.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type RequestOption<Request> =
+  IsLaunchRequest<Request> extends true ? { readonly request?: Request | undefined } : { readonly request: Request }
+
+/**
+ * Options of `standby`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type StandbyOptions<Request> = RequestOption<Request> & {
+  readonly launch?: LaunchOptions | undefined
+  readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined
+}
+
 /**
  * What a launch tells of itself; left out, it is told as it is. `env` names the variables to pass on: none by default,
  * as environments hold secrets.
@@ -157,7 +207,7 @@ export interface Client<Request, Reply, Failure, Broadcast = never> {
   readonly address: string
   /** As `send` of the instance, over this connection; senders wait where too many requests are unanswered. */
   readonly send: (
-    request: Request,
+    request: RequestArgument<Request>,
     options?: SendOptions
   ) => Effect.Effect<Reply, Failure | TimeoutError | ProtocolError>
   /**
@@ -203,7 +253,7 @@ export interface Instance<Request, Reply, Failure, Broadcast = never> {
    * was never there, contends again, until the option `timeout`.
    */
   readonly elect: (
-    request: Request | undefined,
+    request: RequestArgument<Request>,
     options?: SendOptions
   ) => Effect.Effect<
     Primary<Request, Reply, Failure, Broadcast> | Delivered<Reply>,
@@ -211,14 +261,14 @@ export interface Instance<Request, Reply, Failure, Broadcast = never> {
     Scope.Scope
   >
   /** Waits until this process is the primary; nothing polls. `onFollow` is told of each primary that it waits behind. */
-  readonly standby: (options?: {
-    readonly request?: Request | undefined
-    readonly launch?: LaunchOptions | undefined
-    readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined
-  }) => Effect.Effect<Primary<Request, Reply, Failure, Broadcast>, LockError | ProtocolError, Scope.Scope>
+  readonly standby: (
+    ...options: IsLaunchRequest<Request> extends true
+      ? [options?: StandbyOptions<Request>]
+      : [options: StandbyOptions<Request>]
+  ) => Effect.Effect<Primary<Request, Reply, Failure, Broadcast>, LockError | ProtocolError, Scope.Scope>
   /** Hands over only: fails with reason `Unreachable` where there is no primary. */
   readonly send: (
-    request: Request | undefined,
+    request: RequestArgument<Request>,
     options?: SendOptions
   ) => Effect.Effect<Delivered<Reply>, SingleInstanceError | Failure>
   /** Opens a conversation with the primary. */
@@ -597,7 +647,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
       }
     })
 
-    const standby: Instance<Request, Reply, Failure, Broadcast>["standby"] = Effect.fnUntraced(function* (given = {}) {
+    const standby = Effect.fnUntraced(function* (given: Partial<StandbyOptions<Request>> = {}) {
       const prepared = yield* prepare(given.request, given.launch)
       const { contest: own, serving } = yield* contest
       const onFollow = given.onFollow && ((record: InstanceRecord) => given.onFollow!(ownerOf(record)))
@@ -674,7 +724,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
           Effect.withSpan("SingleInstance.elect", { attributes: { id } }),
           Effect.annotateLogs({ module: "effect-single-instance", id })
         ),
-      standby: (given) =>
+      standby: (...[given]) =>
         standby(given).pipe(
           Effect.withSpan("SingleInstance.standby", { attributes: { id } }),
           Effect.annotateLogs({ module: "effect-single-instance", id })

@@ -34,6 +34,14 @@ export const InstanceId: Schema.brand<
 export type InstanceId = typeof InstanceId.Type
 
 /**
+ * An id as it was given, for layers that cannot fail: the lock refuses one that is not valid, with a typed error.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const unchecked = (id: string): InstanceId => InstanceId.make(id, { disableValidation: true })
+
+/**
  * The folder that belongs to an id: a readable slug of at most 16 characters of `[a-z0-9-]`, then 32 hexadecimal digits
  * of SHA-256 over the id's UTF-16LE code units. Code units rather than UTF-8, because lone surrogates are legal in a
  * JavaScript string and all become the same replacement character in UTF-8.

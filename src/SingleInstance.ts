@@ -11,37 +11,31 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
-import * as Election from "./Election.js"
 import * as Instance from "./Instance.js"
-import { InstanceId } from "./InstanceId.js"
-import { type InstanceLock, ownerOf, type Took } from "./InstanceLock.js"
-import type { InstanceRecord } from "./InstanceRecord.js"
-import { keepIf } from "./internal/childScope.js"
+import { unchecked } from "./InstanceId.js"
+import type { InstanceLock } from "./InstanceLock.js"
 import type { Contract } from "./internal/contract.js"
+import * as fibers from "./internal/fibers.js"
 import { apart, close } from "./internal/finalizer.js"
 import * as platform from "./internal/platform.js"
-import type { Proof } from "./Liveness.js"
-import * as FileLock from "./lock/FileLock.js"
-import * as NodeLockFiles from "./lock/NodeLockFiles.js"
-import type { Launch } from "./Message.js"
 import type { PidVerifier } from "./PidVerifier.js"
 import { Protocol } from "./Protocol.js"
-import * as SingleInstanceConfig from "./SingleInstanceConfig.js"
-import { LockError, type Owner, type ProtocolError, type SingleInstanceError } from "./SingleInstanceError.js"
+import type * as SingleInstanceConfig from "./SingleInstanceConfig.js"
+import type { LockError, Owner, ProtocolError, SingleInstanceError } from "./SingleInstanceError.js"
 
-/**
- * What a launch that is a request may leave out.
- *
- * @since 0.1.0
- * @category models
- */
-export type RequestOption<Request> = [Launch] extends [Request]
-  ? { readonly request?: Request | undefined }
-  : { readonly request: Request }
+export {
+  Leadership,
+  type LeadershipLayerOptions,
+  LeadershipOf,
+  type LeadershipOptions,
+  layerPrimary,
+  layerStandby,
+  type WaitOptions,
+  withLeadership
+} from "./Leadership.js"
 
 /**
  * @since 0.1.0
@@ -105,7 +99,7 @@ export interface TagClass<Self, Id extends string, Request, Reply, Failure, Broa
    * Where leadership is lost, the effect is interrupted and the error is `Lost`.
    */
   readonly enforce: <A, E, R, B = Instance.Delivered<Reply>, E2 = never, R2 = never>(
-    options: RequestOption<Request> &
+    options: Instance.RequestOption<Request> &
       Instance.SendOptions & {
         readonly primary: (primary: Instance.Primary<Request, Reply, Failure, Broadcast>) => Effect.Effect<A, E, R>
         readonly secondary?: ((delivered: Instance.Delivered<Reply>) => Effect.Effect<B, E2, R2>) | undefined
@@ -114,7 +108,7 @@ export interface TagClass<Self, Id extends string, Request, Reply, Failure, Broa
 
   /** As `enforce`, but never hands over: waits for its turn to be the primary. */
   readonly standby: <A, E, R>(
-    options: RequestOption<Request> & {
+    options: Instance.RequestOption<Request> & {
       readonly launch?: Instance.LaunchOptions | undefined
       readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined
       readonly primary: (primary: Instance.Primary<Request, Reply, Failure, Broadcast>) => Effect.Effect<A, E, R>
@@ -176,7 +170,7 @@ export interface LayerOptions<P extends AnyProtocol, F extends Fallback>
  */
 export const Tag =
   <Self>() =>
-  <const Id extends string, Request = Launch, Reply = void, Failure = never, Broadcast = never>(
+  <const Id extends string, Request = Instance.LaunchRequest, Reply = void, Failure = never, Broadcast = never>(
     id: Id,
     contract: Contract<Request, Reply, Failure, Broadcast> = {}
   ): TagClass<Self, Id, Request, Reply, Failure, Broadcast> => {
@@ -200,19 +194,10 @@ export const Tag =
       // What the user acquires outlives the requests that use it.
       Effect.acquireUseRelease(
         Scope.make(),
-        (scope) =>
-          // The race itself cannot be interrupted, only what races: it would not wait for it otherwise.
-          Effect.uninterruptibleMask((restore) =>
-            Effect.raceFirst(
-              restore(
-                Scope.extend(
-                  Effect.suspend(() => use(primary)),
-                  scope
-                )
-              ),
-              restore(primary.lost)
-            )
-          ),
+        (scope) => {
+          const using = Effect.suspend(() => use(primary))
+          return fibers.whileLeading(Scope.extend(using, scope), primary.lost)
+        },
         (scope, exit) => Effect.ensuring(apart(primary.shutdown), close(scope, exit))
       )
 
@@ -238,7 +223,10 @@ export const Tag =
           )
         ),
       layer: (options: LayerOptions<AnyProtocol, Fallback> = {}) =>
-        layerWithoutDependencies(options).pipe(Layer.provide(layerLock), Layer.provide(base(options))),
+        layerWithoutDependencies(options).pipe(
+          Layer.provide(layerLock),
+          Layer.provide(platform.layerConfigured(options))
+        ),
       layerWithoutDependencies
     }) as any
   }
@@ -266,16 +254,16 @@ export type launchId = typeof launchId
  */
 export class SingleInstance extends Tag<SingleInstance>()(launchId, { reply: Schema.Int }) {}
 
-// The lock refuses an id that is not valid, with a typed error.
-const unchecked = (id: string): InstanceId => InstanceId.make(id, { disableValidation: true })
-
-// The given protocols and, behind them, those of the platform's chain that were not given.
+// The given protocols and, behind them, those of the platform's chain that were not given. One at a time, as all of them
+// have the same tag; and by the memo map of the graph that this is built in, so that its other parts share them.
 const protocolsOf = Effect.fnUntraced(function* (options: ProtocolOptions<AnyProtocol, Fallback>) {
   const given = [
     ...(options.protocol === undefined ? [] : [options.protocol]),
     ...(options.fallback === undefined || options.fallback === "none" ? [] : options.fallback)
   ]
-  const built = yield* Effect.forEach(given, (layer) => Effect.either(keepIf(Layer.build(layer), () => true)))
+  const memoMap = yield* Layer.CurrentMemoMap
+  const scope = yield* Effect.scope
+  const built = yield* Effect.forEach(given, (layer) => Effect.either(Layer.buildWithMemoMap(layer, memoMap, scope)))
   const protocols = built.filter(Either.isRight).map(({ right }) => Context.get(right, Protocol))
   const unavailable = built.filter(Either.isLeft).map(({ left }) => left)
   const defaults = platform.protocols().filter(({ name }) => protocols.every((protocol) => protocol.name !== name))
@@ -291,137 +279,23 @@ const protocolsOf = Effect.fnUntraced(function* (options: ProtocolOptions<AnyPro
   }
 })
 
-const base = (options: SingleInstanceConfig.ConfigOptions) =>
-  Layer.merge(platform.layerPidVerifier, SingleInstanceConfig.layer(options))
-
 /**
- * The lock in the file system, as the layers use it.
+ * The lock in the file system, as the layers use it: made anew wherever it is provided, with the options that it finds
+ * there.
  *
  * @since 0.1.0
  * @category layers
  */
 export const layerLock: Layer.Layer<InstanceLock, never, SingleInstanceConfig.SingleInstanceConfig | PidVerifier> =
-  FileLock.layer.pipe(Layer.provide(NodeLockFiles.layer))
+  platform.layerLock
 
 /**
- * The platform's verifier of processes, as the layers use it.
+ * The platform's verifier of processes, as the layers use it: made anew wherever it is provided.
  *
  * @since 0.1.0
  * @category layers
  */
 export const layerPidVerifier: Layer.Layer<PidVerifier, never, Platform> = platform.layerPidVerifier
-
-/**
- * That this process is the only one, and its fencing token.
- *
- * @since 0.1.0
- * @category context
- */
-export class Leadership extends Context.Tag("effect-single-instance/Leadership")<
-  Leadership,
-  {
-    readonly id: InstanceId
-    readonly pid: number
-    /** Greater than that of every earlier leader. Give it to what you write to. */
-    readonly epoch: number
-    /** How the lock was come by. */
-    readonly took: Took
-    /** What proved the predecessor's death, where it died. */
-    readonly proof: Proof | undefined
-    /** Never succeeds; fails with reason `Lost` when leadership ended on evidence. */
-    readonly lost: Effect.Effect<never, LockError>
-  }
->() {}
-
-/**
- * @since 0.1.0
- * @category models
- */
-export interface LeadershipOptions extends SingleInstanceConfig.ConfigOptions {
-  readonly id: string
-  /**
-   * What to do when leadership is lost on evidence. By default the root fiber that built the layer is interrupted, and
-   * with it all that it runs; where that fiber has ended (a `ManagedRuntime`), give this.
-   */
-  readonly onLost?: ((error: LockError) => Effect.Effect<void>) | undefined
-}
-
-/**
- * For a backend that only has to be alone: builds only in the one primary, and otherwise fails with reason
- * `AlreadyRunning` and who runs. It takes no messages. The lock is released with the layer's scope.
- *
- * @since 0.1.0
- * @category layers
- */
-export const layerPrimary = (options: LeadershipOptions): Layer.Layer<Leadership, LockError, Platform> =>
-  leadership(options, (contest) =>
-    Effect.flatMap(Election.contend(contest), (verdict) =>
-      verdict._tag === "Leading"
-        ? Effect.succeed(verdict)
-        : new LockError({
-            reason: "AlreadyRunning",
-            id: contest.id,
-            detail: `process ${verdict.record.process.pid} is the primary: ${verdict.evidence}`,
-            owner: ownerOf(verdict.record)
-          })
-    )
-  )
-
-/**
- * As `layerPrimary`, but waits for its turn. `onFollow` is told of each primary that it waits behind.
- *
- * @since 0.1.0
- * @category layers
- */
-export const layerStandby = (
-  options: LeadershipOptions & { readonly onFollow?: ((owner: Owner) => Effect.Effect<void>) | undefined }
-): Layer.Layer<Leadership, LockError, Platform> =>
-  leadership(options, (contest) =>
-    Election.standby(contest, {
-      onFollow: options.onFollow && ((record: InstanceRecord) => options.onFollow!(ownerOf(record)))
-    })
-  )
-
-const leadership = (
-  options: LeadershipOptions,
-  obtain: (
-    contest: Election.Contest<never, never>
-  ) => Effect.Effect<Election.Leader, LockError, InstanceLock | Scope.Scope>
-): Layer.Layer<Leadership, LockError, Platform> =>
-  Layer.scoped(
-    Leadership,
-    Effect.gen(function* () {
-      // Layers beside one another are built in fibers that are nobody's children; what those fork is their builder's.
-      const anchor = yield* Effect.fork(Effect.async<never>(() => {}))
-      const id = unchecked(options.id)
-      const { lost, proof, record, took } = yield* obtain({
-        id,
-        version: options.version ?? null,
-        listen: () => Effect.succeed([])
-      })
-      const onLost =
-        options.onLost ??
-        ((error: LockError) => Effect.zipRight(Effect.logFatal(error.message), interruptAbove(anchor)))
-      yield* lost.pipe(Effect.catchAll(onLost), Effect.interruptible, Effect.forkScoped)
-      return { id, pid: record.process.pid, epoch: record.epoch, took, proof, lost }
-    })
-  ).pipe(Layer.provide(layerLock), Layer.provide(base(options)))
-
-// Interrupts the fiber at whose end all ends that this one is part of.
-const interruptAbove = (fiber: Fiber.RuntimeFiber<any, any>): Effect.Effect<void> =>
-  Effect.flatMap(Fiber.roots, (roots) =>
-    Effect.forEach(
-      roots,
-      (root) =>
-        Effect.flatMap(descendants(root), (all) => (all.includes(fiber) ? Fiber.interruptFork(root) : Effect.void)),
-      { discard: true }
-    )
-  )
-
-const descendants = (fiber: Fiber.RuntimeFiber<any, any>): Effect.Effect<ReadonlyArray<Fiber.RuntimeFiber<any, any>>> =>
-  Effect.flatMap(fiber.children, (children) =>
-    Effect.map(Effect.forEach(children, descendants), (below) => [fiber, ...below.flat()])
-  )
 
 const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
 

@@ -15,6 +15,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as durationText from "./internal/durationText.js"
 import * as environment from "./internal/environment.js"
+import * as location from "./internal/location.js"
 
 const limits = {
   maxFrameBytes: [1024, 0x7fff_ffff],
@@ -63,7 +64,8 @@ export const Options: Schema.Struct<{
  * The options of an instance:
  *
  * - `directory`: the folder that holds the folders of all instances; `null` is the platform's place, derived from the
- *   user database and never from environment variables, which differ between launches.
+ *   user database and never from environment variables, which differ between launches. A relative one is resolved when the
+ *   layer is built, and stays what it was then when the process changes its current directory.
  * - `trustDirectory`: you vouch for the given `directory` and its parents, whose owners and modes are then not verified:
  *   for a volume whose mode is not yours to choose, such as a Kubernetes `emptyDir` (0777) or one with an `fsGroup`
  *   (2775). Whoever may write to them can rename the instance's folder, and so have a second primary. The instance's
@@ -138,9 +140,10 @@ export const defaults: SingleInstanceConfig["Type"] = {
  * @category constructors
  */
 export const make = (options?: ConfigOptions): SingleInstanceConfig["Type"] => {
-  const { drain, helloTimeout, timeout, ...rest } = { ...defaults, ...given(options) }
+  const { directory, drain, helloTimeout, timeout, ...rest } = { ...defaults, ...given(options) }
   return Schema.validateSync(Options)({
     ...rest,
+    directory: location.resolve(directory),
     timeout: Duration.decode(timeout),
     helloTimeout: Duration.decode(helloTimeout),
     drain: Duration.decode(drain)

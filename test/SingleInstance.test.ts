@@ -1076,7 +1076,7 @@ describe("the chain of protocols", () => {
 })
 
 describe.skipIf(process.platform === "win32")("a backend that only has to be alone", () => {
-  const backend = (directory: string, options: Partial<SingleInstance.LeadershipOptions> = {}) =>
+  const backend = (directory: string, options: Partial<SingleInstance.LeadershipLayerOptions> = {}) =>
     Layer.provide(SingleInstance.layerPrimary({ id: "test.backend", directory, ...options }), NodeContext.layer)
 
   const lockOf = (directory: string) => path.join(directory, fs.readdirSync(directory)[0]!, "lock")
@@ -1139,6 +1139,7 @@ describe.skipIf(process.platform === "win32")("a backend that only has to be alo
       const directory = yield* temporary
       const { record, release } = yield* rival(directory)
       const error = yield* Effect.flip(Effect.scoped(Layer.build(backend(directory))))
+      assert(LockError.is(error))
       assert.strictEqual(error.reason, "AlreadyRunning")
       assert.deepStrictEqual([error.owner?.pid, error.owner?.epoch], [4_000_000_000, record.epoch])
       assert.include(error.message, "4000000000")
@@ -1609,10 +1610,18 @@ describe("types", () => {
       Layer.Layer<SingleInstance.SingleInstance, never, SingleInstance.Platform>
     >()
     expectTypeOf(SingleInstance.layerPrimary({ id: "a" })).toEqualTypeOf<
-      Layer.Layer<SingleInstance.Leadership, LockError, SingleInstance.Platform>
+      Layer.Layer<
+        SingleInstance.Leadership | SingleInstance.LeadershipOf<"a">,
+        LockError | TimeoutError,
+        SingleInstance.Platform
+      >
     >()
     expectTypeOf(SingleInstance.layerStandby({ id: "a" })).toEqualTypeOf<
-      Layer.Layer<SingleInstance.Leadership, LockError, SingleInstance.Platform>
+      Layer.Layer<
+        SingleInstance.Leadership | SingleInstance.LeadershipOf<"a">,
+        LockError | TimeoutError,
+        SingleInstance.Platform
+      >
     >()
   })
 })

@@ -72,7 +72,7 @@ export const handOver = async (options: Options): Promise<Ending> => {
   let directory: string
   let owner: answers.Owner | string
   try {
-    directory = location.of(options.id, options.directory)
+    directory = location.of(options.id, location.resolve(options.directory))
     owner = find(directory, options.trustDirectory)
   } catch (cause) {
     return candidate(cause instanceof Error ? cause.message : String(cause))

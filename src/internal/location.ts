@@ -60,17 +60,23 @@ export const defaultDirectory = (): string => {
 }
 
 /**
- * The directory of an instance, in the given place or the platform's. Throws an error that says why, where there is no
- * telling which one that is.
+ * The directory of an instance, in the given place (as `resolve` answers it) or the platform's. Throws an error that says
+ * why, where there is no telling which one that is.
  */
-export const of = (id: string, directory: string | null): string =>
-  path.join(directory === null ? defaultDirectory() : absolute(directory), folderName(id))
+export const of = (id: string, directory: string | null): string => {
+  const place = directory ?? defaultDirectory()
+  if (!path.isAbsolute(place)) {
+    throw new Error(`"${directory}" is relative, and the current working directory no longer exists`)
+  }
+  return path.join(place, folderName(id))
+}
 
-const absolute = (directory: string): string => {
+/** A directory as an absolute path; as it was given where it is relative to a working directory that is gone. */
+export const resolve = (directory: string | null): string | null => {
   try {
-    return path.resolve(directory)
-  } catch (cause) {
-    throw new Error(`"${directory}" is relative, and the current working directory no longer exists`, { cause })
+    return directory === null ? null : path.resolve(directory)
+  } catch {
+    return directory
   }
 }
 

@@ -329,12 +329,14 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
 })
 
 /**
- * Requires the file operations and a verifier of processes.
+ * Requires the file operations and a verifier of processes. Made anew wherever it is provided, with those that it finds.
  *
  * @since 0.1.0
  * @category layers
  */
-export const layer: Layer.Layer<InstanceLock, never, LockFiles | PidVerifier> = Layer.effect(InstanceLock, make)
+export const layer: Layer.Layer<InstanceLock, never, LockFiles | PidVerifier> = Layer.fresh(
+  Layer.effect(InstanceLock, make)
+)
 
 const isFileFailure = (u: unknown): u is FileFailure => Predicate.isTagged(u, "FileFailure")
 

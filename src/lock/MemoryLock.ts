@@ -226,7 +226,11 @@ export const make: Effect.Effect<InstanceLock["Type"], never, MemoryStore | PidV
 })
 
 /**
+ * The lock of one process in the given store. Made anew wherever it is provided, with the store that it finds.
+ *
  * @since 0.1.0
  * @category layers
  */
-export const layer: Layer.Layer<InstanceLock, never, MemoryStore | PidVerifier> = Layer.effect(InstanceLock, make)
+export const layer: Layer.Layer<InstanceLock, never, MemoryStore | PidVerifier> = Layer.fresh(
+  Layer.effect(InstanceLock, make)
+)

@@ -48,6 +48,8 @@ const noFollow = fs.constants.O_NOFOLLOW ?? 0
 const probeMillis = 1_000
 
 /**
+ * Made anew wherever it is provided, because its directory is an option.
+ *
  * @since 0.1.0
  * @category layers
  */
@@ -56,10 +58,12 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
   Effect.gen(function* () {
     const config = yield* SingleInstanceConfig
     const verifier = yield* PidVerifier
+    // Now, so that a change of the current directory does not move the lock.
+    const place = locations.resolve(config.directory)
     // For messages; whoever uses it has asked for the directory before.
     const location = (id: InstanceId) => {
       try {
-        return locations.of(id, config.directory)
+        return locations.of(id, place)
       } catch {
         return locations.folderName(id)
       }
@@ -67,13 +71,13 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
 
     const locate = (id: InstanceId) =>
       Effect.try({
-        try: () => locations.of(id, config.directory),
+        try: () => locations.of(id, place),
         catch: (cause) => new LockError({ reason: "DirectoryUnusable", id, detail: (cause as Error).message, cause })
       })
 
     const obtain = Effect.fnUntraced(function* (id: InstanceId, create: boolean) {
-      const { directory: given, trustDirectory } = config
-      const wrong = locations.flawOfPlace({ directory: given, trustDirectory })
+      const { trustDirectory } = config
+      const wrong = locations.flawOfPlace({ directory: place, trustDirectory })
       if (wrong !== undefined) return yield* new LockError({ reason: "DirectoryUnusable", id, detail: wrong })
       const directory = yield* locate(id)
       const exists = yield* Effect.suspend(() => {
@@ -111,7 +115,7 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
       random: (bytes) => Effect.sync(() => randomBytes(bytes).toString("hex"))
     })
   })
-)
+).pipe(Layer.fresh)
 
 // Where that pauses, it is as if the process stood still before the operation, which the election permits anywhere.
 const attempt = <A>(operation: string, name: string, run: () => A): Effect.Effect<A, FileFailure> =>
