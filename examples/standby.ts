@@ -9,7 +9,7 @@
  * Now end the leader, with Ctrl-C or `kill -9`, start it again, end the other one. Stopped with Ctrl-Z it keeps the lead,
  * because it lives; whoever asks is told after three seconds.
  *
- * A backend that takes no messages does this with the layer `SingleInstance.layerStandby`, see backend.ts.
+ * A backend that takes no messages does this with `SingleInstance.withLeadership`, see backend.ts.
  */
 import { NodeContext } from "@effect/platform-node"
 import { Console, Effect, Schedule, Schema } from "effect"

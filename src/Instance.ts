@@ -63,14 +63,12 @@ export interface LaunchRequest extends Message.Launch {
   readonly [launchRequest]?: never
 }
 
-// `keyof any` and `keyof never` hold every symbol.
-type IsLaunchRequest<Request> = [Request] extends [never]
+// `keyof any` has every symbol in it.
+type IsLaunchRequest<Request> = 0 extends 1 & Request
   ? false
-  : 0 extends 1 & Request
-    ? false
-    : typeof launchRequest extends keyof Request
-      ? true
-      : false
+  : typeof launchRequest extends keyof Request
+    ? true
+    : false
 
 /**
  * A request as an argument: `undefined` is possible only where the contract names no request.

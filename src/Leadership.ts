@@ -161,7 +161,7 @@ type Platform = FileSystem.FileSystem | CommandExecutor.CommandExecutor
  * ```
  */
 export const withLeadership = <const Id extends string, A, E, R>(
-  options: LeadershipOptions<Id> & ({ readonly wait?: false | undefined } | ({ readonly wait: true } & WaitOptions)),
+  options: LeadershipOptions<Id> & WaitOptions & { readonly wait?: boolean | undefined },
   effect: Effect.Effect<A, E, R>
 ): Effect.Effect<
   A,
@@ -225,6 +225,7 @@ const contextOf = (leadership: Leadership["Type"]) =>
 
 const drainOf = (options: LeadershipOptions) => SingleInstanceConfig.make(options).drain
 
+// The lock is made within the time limit, too. Interruptible, because the limit has to hold in an uninterruptible region.
 const acquire = (
   options: LeadershipOptions,
   wait: WaitOptions | undefined
@@ -234,11 +235,11 @@ const acquire = (
     const id = unchecked(options.id)
     const contest = { id, version: config.version, listen: () => Effect.succeed([]) }
     const elect = wait === undefined ? contend(contest) : standBy(contest, wait)
-    // The lock is made within the limit, too. Interruptible, because the limit must hold in an uninterruptible region.
-    const leading = Effect.flatMap(
-      Layer.build(Layer.provide(platform.layerLock, platform.layerConfigured(options))),
-      (context) => Effect.provide(elect, context)
-    ).pipe(Effect.interruptible)
+    const lock = Layer.provide(platform.layerLock, platform.layerConfigured(options))
+    const leading = Layer.build(lock).pipe(
+      Effect.flatMap((context) => Effect.provide(elect, context)),
+      Effect.interruptible
+    )
     const duration = options.timeout ?? (wait === undefined ? config.timeout : Duration.infinity)
     const { lost, proof, record, took } = yield* Effect.timeoutFail(leading, {
       duration,
@@ -264,9 +265,9 @@ const standBy = (contest: Election.Contest<never, never>, { onFollow }: WaitOpti
   Election.standby(contest, { onFollow: onFollow && ((record: InstanceRecord) => onFollow(ownerOf(record))) })
 
 // Runs in the layer's scope: when that closes in time, nothing of the program leads any more, and this is interrupted.
-const endProgram = (error: LockError, root: Fiber.RuntimeFiber<any, any> | undefined, drain: Duration.Duration) =>
+const endProgram = (error: LockError, root: Fiber.RuntimeFiber<any, any>, drain: Duration.Duration) =>
   Effect.gen(function* () {
-    if (root === undefined || root.unsafePoll() !== null) {
+    if (root.unsafePoll() !== null) {
       return yield* endProcess(error, "the fiber that acquired it has ended, so nothing else can be interrupted")
     }
     root.unsafeInterruptAsFork(root.id())

@@ -18,19 +18,12 @@ import {
   type MetricState,
   Option,
   Schema,
-  Scope,
+  type Scope,
   Tracer
 } from "effect"
-import {
-  type Instance,
-  Message,
-  type Primary,
-  SingleInstance,
-  TestSingleInstance,
-  UnixSocket
-} from "effect-single-instance"
+import { Instance, Message, type Primary, SingleInstance, TestSingleInstance, UnixSocket } from "effect-single-instance"
 import { InstanceId } from "effect-single-instance/InstanceId"
-import { InstanceLock } from "effect-single-instance/InstanceLock"
+import type { InstanceLock } from "effect-single-instance/InstanceLock"
 import { PidVerifier } from "effect-single-instance/PidVerifier"
 import { Protocol } from "effect-single-instance/Protocol"
 import * as TestPidVerifier from "effect-single-instance/pid/TestPidVerifier"
@@ -45,6 +38,7 @@ import {
   member,
   memoryWorld,
   pass,
+  rivalOf,
   settle,
   temporary,
   type World
@@ -1081,40 +1075,7 @@ describe.skipIf(process.platform === "win32")("a backend that only has to be alo
 
   const lockOf = (directory: string) => path.join(directory, fs.readdirSync(directory)[0]!, "lock")
 
-  /** Another process of this machine that holds the lock of the backend. */
-  const rival = (directory: string) =>
-    Effect.gen(function* () {
-      const self = yield* Effect.flatMap(PidVerifier, (verifier) => verifier.self).pipe(
-        Effect.provide(SingleInstance.layerPidVerifier),
-        Effect.provide(NodeContext.layer)
-      )
-      const table = yield* TestPidVerifier.makeTable
-      const { boot, machine, pidNamespace, timeNamespace } = self
-      const other = yield* table.spawn({
-        pid: 4_000_000_000,
-        boot: boot!,
-        machine: machine!,
-        pidNamespace: pidNamespace!,
-        timeNamespace: timeNamespace!
-      })
-      const lock = Context.get(
-        yield* Layer.build(
-          SingleInstance.layerLock.pipe(
-            Layer.provide(
-              Layer.merge(Layer.succeed(PidVerifier, other.verifier), SingleInstanceConfig.layer({ directory }))
-            )
-          )
-        ),
-        InstanceLock
-      )
-      const own = yield* Scope.make()
-      const verdict = yield* Scope.extend(
-        lock.contend({ id: InstanceId.make("test.backend"), version: "9", listen: () => Effect.succeed([]) }),
-        own
-      )
-      assert(verdict._tag === "Leading")
-      return { record: verdict.record, release: Scope.close(own, Exit.void) }
-    })
+  const rival = (directory: string) => rivalOf("test.backend", directory)
 
   it.scopedLive("builds in the one primary, and gives the fencing token", () =>
     Effect.gen(function* () {
@@ -1555,6 +1516,23 @@ describe("types", () => {
       // @ts-expect-error nor answer something else
       primary: (primary) => primary.serve(() => Effect.succeed({ windows: "many" }))
     })
+    // One that only looks like a launch, or a part of one, is not a launch.
+    class Argv extends SingleInstance.Tag<Argv>()("test.argv", {
+      request: Schema.Struct({ argv: Schema.Array(Schema.String) })
+    }) {}
+    // @ts-expect-error a part of a launch cannot be left out
+    Argv.enforce({ primary: () => Effect.void })
+    // @ts-expect-error nor where it waits
+    Argv.standby({ primary: () => Effect.void })
+    class Whole extends SingleInstance.Tag<Whole>()("test.whole", { request: Message.Launch }) {}
+    // @ts-expect-error nor a launch that the contract names
+    Whole.enforce({ primary: () => Effect.void })
+    class Anything extends SingleInstance.Tag<Anything>()("test.anything", { request: Schema.Any }) {}
+    // @ts-expect-error nor what can be anything
+    Anything.enforce({ primary: () => Effect.void })
+    class Unknown extends SingleInstance.Tag<Unknown>()("test.unknown", { request: Schema.Unknown }) {}
+    // @ts-expect-error or is not known
+    Unknown.enforce({ primary: () => Effect.void })
     // The launch is the request where there is no contract, and may be left out.
     const launch = SingleInstance.SingleInstance.enforce({ primary: ({ request }) => Effect.succeed(request.argv) })
     expectTypeOf(launch).toEqualTypeOf<
@@ -1585,6 +1563,25 @@ describe("types", () => {
       primary: ({ epoch }) => Effect.zipRight(Effect.scope, Effect.succeed(epoch))
     })
     expectTypeOf(standby).toEqualTypeOf<Effect.Effect<number, LockError | ProtocolError, Text>>()
+    const named = (instance: Context.Tag.Service<Text>, client: Instance.Client<string, string, never>) => {
+      // @ts-expect-error the service does not take the launch for the contract's request
+      void instance.send(undefined)
+      // @ts-expect-error
+      void instance.elect(undefined)
+      // @ts-expect-error
+      void instance.standby()
+      // @ts-expect-error
+      void instance.standby({ request: undefined })
+      // @ts-expect-error nor does a conversation
+      void client.send(undefined)
+      return [instance.send("a"), instance.elect("a"), instance.standby({ request: "a" }), client.send("a")]
+    }
+    const launched = (instance: Context.Tag.Service<SingleInstance.SingleInstance>) => {
+      const launch: Message.Launch = Instance.currentLaunch()
+      return [instance.send(undefined), instance.elect(launch), instance.standby(), instance.standby({ launch: {} })]
+    }
+    assert.isFunction(named)
+    assert.isFunction(launched)
     expectTypeOf<Context.Tag.Service<Text>>().toEqualTypeOf<Instance.Instance<string, string, never>>()
     expectTypeOf<Instance.Instance<string, number, FileMissing>["send"]>().returns.toEqualTypeOf<
       Effect.Effect<Instance.Delivered<number>, Errors | FileMissing>
@@ -1623,5 +1620,33 @@ describe("types", () => {
         SingleInstance.Platform
       >
     >()
+  })
+
+  it("leadership", () => {
+    class A extends Context.Tag("test/A")<A, "a">() {}
+    const leading = SingleInstance.withLeadership(
+      { id: "a", wait: true, onFollow: () => Effect.void },
+      Effect.gen(function* () {
+        yield* Effect.scope
+        yield* A
+        const { epoch } = yield* SingleInstance.Leadership
+        const own = yield* SingleInstance.LeadershipOf("a")
+        const other = yield* SingleInstance.LeadershipOf("b")
+        return epoch > 0 ? own.epoch + other.epoch : yield* Effect.fail("e" as const)
+      })
+    )
+    expectTypeOf(leading).toEqualTypeOf<
+      Effect.Effect<
+        number,
+        LockError | TimeoutError | "e",
+        SingleInstance.Platform | A | SingleInstance.LeadershipOf<"b">
+      >
+    >()
+    // @ts-expect-error there are no messages
+    SingleInstance.layerPrimary({ id: "a", encoding: "json" })
+    // @ts-expect-error
+    SingleInstance.layerStandby({ id: "a", onUnresponsive: "terminate" })
+    // @ts-expect-error the error says that it was lost
+    SingleInstance.withLeadership({ id: "a", onLost: () => Effect.void }, Effect.void)
   })
 })

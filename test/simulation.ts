@@ -5,6 +5,7 @@ import { randomBytes } from "node:crypto"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
+import { NodeContext } from "@effect/platform-node"
 import { assert } from "@effect/vitest"
 import { Context, Deferred, type Duration, Effect, Either, Exit, Fiber, Layer, Scope, TestClock } from "effect"
 import { Endpoint } from "effect-single-instance/Endpoint"
@@ -406,6 +407,40 @@ export const pretender = ({ lock, protocol }: Outsider, tag: string): Effect.Eff
     assert(verdict._tag === "Leading", verdict._tag)
     return speaker(verdict.record, yield* Deferred.await(opened))
   })
+
+/** Another process of this machine that holds the lock of an id in a directory, until it is released. */
+export const rivalOf = Effect.fnUntraced(function* (id: string, directory: string) {
+  const self = yield* Effect.flatMap(PidVerifier, (verifier) => verifier.self).pipe(
+    Effect.provide(SingleInstance.layerPidVerifier),
+    Effect.provide(NodeContext.layer)
+  )
+  const table = yield* TestPidVerifier.makeTable
+  const { boot, machine, pidNamespace, timeNamespace } = self
+  const other = yield* table.spawn({
+    pid: 4_000_000_000,
+    boot: boot!,
+    machine: machine!,
+    pidNamespace: pidNamespace!,
+    timeNamespace: timeNamespace!
+  })
+  const lock = Context.get(
+    yield* Layer.build(
+      SingleInstance.layerLock.pipe(
+        Layer.provide(
+          Layer.merge(Layer.succeed(PidVerifier, other.verifier), SingleInstanceConfig.layer({ directory }))
+        )
+      )
+    ),
+    InstanceLock
+  )
+  const own = yield* Scope.make()
+  const verdict = yield* Scope.extend(
+    lock.contend({ id: InstanceId.make(id), version: "9", listen: () => Effect.succeed([]) }),
+    own
+  )
+  assert(verdict._tag === "Leading")
+  return { record: verdict.record, release: Scope.close(own, Exit.void) }
+})
 
 /** Simulated processes in memory; on the clock of the test. */
 export const memoryWorld: Effect.Effect<World, never, Scope.Scope> = Effect.map(

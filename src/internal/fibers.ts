@@ -10,16 +10,16 @@ import type { LockError } from "../SingleInstanceError.js"
 type AnyFiber = Fiber.RuntimeFiber<any, any>
 
 /**
- * The fiber at whose end everything ends that the current fiber is part of; `undefined` if it cannot be found. A layer
- * that is built beside others is built in a fiber without a parent, but what that fiber forks belongs to the builder of
- * them all. So the search is for a child.
+ * The fiber at whose end everything ends that the current fiber is part of. A layer that is built beside others is built
+ * in a fiber without a parent, but what that fiber forks belongs to the builder of them all. So the search is for a child.
  */
-export const root: Effect.Effect<AnyFiber | undefined> = Effect.acquireUseRelease(
+export const root: Effect.Effect<AnyFiber> = Effect.acquireUseRelease(
   Effect.fork(Effect.interruptible(Effect.never)),
   (child) =>
     Effect.gen(function* () {
       for (const root of yield* Fiber.roots) if (yield* isBelow(child, root)) return root
-      return undefined
+      // With `Effect.daemonChildren` a child belongs to nobody.
+      return yield* Effect.withFiberRuntime<AnyFiber>((fiber) => Effect.succeed(fiber))
     }),
   Fiber.interrupt
 )
