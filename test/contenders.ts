@@ -142,7 +142,7 @@ export const crossing: ReadonlyArray<ProtocolName> = protocolNames.filter(
 
 /** What `kinds` shows while somebody leads over these protocols, and nobody has left anything behind. */
 export const kindsOver = (...names: ReadonlyArray<ProtocolName>): ReadonlyArray<string> =>
-  ["lock", process.platform === "linux" ? "w" : "k", ...names.flatMap((name) => traces[name])].sort()
+  ["lock", "t", "e", process.platform === "linux" ? "w" : "k", ...names.flatMap((name) => traces[name])].sort()
 
 /** The same over the platform's chain. */
 export const kindsOfPrimary: ReadonlyArray<string> = kindsOver(...protocols().map(({ name }) => name as ProtocolName))

@@ -37,7 +37,7 @@ const posix = { met: process.platform !== "win32", text: "a POSIX system" }
 const isLinux = process.platform === "linux"
 const stranger = 65_534
 const witnessKind = isLinux ? "w" : "k"
-const serving = ["lock", "s", witnessKind].sort()
+const serving = ["lock", "t", "e", "s", witnessKind].sort()
 
 interface Place {
   readonly id: InstanceId
@@ -486,17 +486,18 @@ describe("a file system @large", () => {
       const leader = yield* leads(place, "free")
       const record = fs.readFileSync(place.lock)
 
-      // No room for its tombstone either: the record stays whole, and the next one sees that its owner is gone.
+      // No room for anything: its tombstone is there already.
       fill(place, 0)
       yield* leader.end
       assert.deepStrictEqual(names(place.home), ["lock"])
-      assert.deepStrictEqual(fs.readFileSync(place.lock), record)
+      const released = fs.readFileSync(place.lock)
+      assert.notDeepEqual(released, record)
       yield* fails(starter.contend(), "DirectoryUnusable", place.home)
       assert.deepStrictEqual(names(place.home), ["lock"])
-      assert.deepStrictEqual(fs.readFileSync(place.lock), record)
+      assert.deepStrictEqual(fs.readFileSync(place.lock), released)
 
       empty(place)
-      yield* leads(place, "dead")
+      yield* leads(place, "released")
     })
   )
 
@@ -544,7 +545,7 @@ describe("a file system @large", () => {
           assert.deepStrictEqual(names(place.home), before, error.detail)
           if (record !== "") assert.strictEqual(standing(place.lock), record)
         }
-        // The witness, the endpoint, the candidate's record and its link each had none left once.
+        // The witness, the endpoint, the candidate's record and its tombstone each had none left once.
         assert.isAtLeast(new Set(said.map((text) => text.replace(/[0-9a-f]{32}/g, ""))).size, 4, said.join("\n"))
         yield* leads(place, "released")
       })
@@ -868,14 +869,14 @@ const send = (place: Place) =>
 const within = (millis: number) => Effect.timeoutFail({ duration: millis, onTimeout: () => `nothing for ${millis} ms` })
 
 const ownNames = (place: Place, nonce: string) =>
-  ["lock", `s.${nonce}`, `${witnessKind}.${nonce}`].map((name) => join(place.home, name))
+  ["lock", ...["t", "e", "s", witnessKind].map((kind) => `${kind}.${nonce}`)].map((name) => join(place.home, name))
 
 interface Outsider {
   readonly act: (place: Place, nonce: string) => Effect.Effect<void>
   readonly detail: RegExp
   /** Whom the next launch finds, while the old one still closes. */
-  readonly next: "leads at once" | "waits for its death" | "needs a break"
-  /** A lost primary writes no tombstone: `released` is only ever that of the break. */
+  readonly next: "leads at once" | "waits for its end" | "needs a break"
+  /** How it came by the lock: a primary that lost it tells its end where `lock` still holds its record. */
   readonly took: Leading["took"]
 }
 
@@ -923,8 +924,8 @@ const outsiders: { readonly [title: string]: Outsider } = {
   "removes the witness": {
     act: ({ home }, nonce) => Effect.sync(() => fs.rmSync(join(home, `${witnessKind}.${nonce}`))),
     detail: /witness/,
-    next: "waits for its death",
-    took: "dead"
+    next: "waits for its end",
+    took: "released"
   },
   "puts a file where the witness was": {
     act: ({ home }, nonce) =>
@@ -934,8 +935,8 @@ const outsiders: { readonly [title: string]: Outsider } = {
         fs.renameSync(`${witness}~`, witness)
       }),
     detail: /witness/,
-    next: "waits for its death",
-    took: "dead"
+    next: "waits for its end",
+    took: "released"
   }
 }
 
@@ -971,7 +972,7 @@ describe("an outsider under a live primary", () => {
             successor = yield* makePrimary(place, "new")
             yield* successor.leading.pipe(within(20_000))
           } else {
-            // Its process lives, and nothing proves the contrary.
+            // Its work has not ended, and nothing proves the contrary.
             yield* Effect.sleep("500 millis")
             assert.isFalse(yield* successor.isLeading)
             yield* old.mayClose

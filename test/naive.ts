@@ -69,7 +69,7 @@ export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles |
           const opened = yield* directory.openWitness(fixed).pipe(
             Effect.as(true),
             // Or the file was unlinked at once.
-            Effect.catchIf(fails("EADDRINUSE", "UNKNOWN"), () => Effect.succeed(false))
+            Effect.catchIf(fails("EADDRINUSE", "EEXIST", "ENOENT", "UNKNOWN"), () => Effect.succeed(false))
           )
           if (opened) {
             const temporary = `t.${record.nonce}`

@@ -178,7 +178,8 @@ const recording = <A, E, R>(
       },
       renameSync: (from: string, to: string) => {
         original.renameSync(from, to)
-        if (!isHere(to)) return
+        // What becomes of the name of a socket is seen in the folder.
+        if (!isHere(to) || isSocket(basename(to))) return
         const inode = names.get(basename(from))!
         note(`rename to ${basename(to)}`, { _tag: "Set", name: basename(to), inode, from: basename(from) })
       },

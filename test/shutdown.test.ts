@@ -240,13 +240,18 @@ const phases: ReadonlyArray<Phase> = [
     took: { signal: ["released", "dead"], other: ["released", "dead"] }
   },
   {
+    name: "with its tombstone in its slot",
+    where: { operation: "link", name: "slot", after: true },
+    asked: true,
+    took: { signal: ["released", "dead"], other: ["released", "dead"] }
+  },
+  {
     name: "behind its tombstone",
     where: { operation: "rename", name: "lock", after: true },
     asked: true,
     took: released
   },
-  // The first one was that of a new leader.
-  { name: "before its last unlink", where: { operation: "unlink", name: "t.", nth: 2 }, asked: true, took: released }
+  { name: "before its last unlink", where: { operation: "unlink", name: "w." }, asked: true, took: released }
 ]
 
 /** One end in one phase; the next start, and what the sender of an accepted message is told. */

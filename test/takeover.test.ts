@@ -22,7 +22,7 @@ const report = (what: string, nanos: ReadonlyArray<number>) => {
   console.log(`${what}: median ${millis[millis.length >> 1]} ms of ${millis.join(", ")}`)
 }
 
-/** The numbers of a process' descriptors of inotify, and that of its liveness witness. */
+/** The numbers of a process' descriptors of inotify, and that of its liveness witness, which the kernel lists as it was bound. */
 const descriptorsOf = (pid: number) => {
   const sockets = fs.readFileSync("/proc/net/unix", "utf8").split("\n")
   const folder = `/proc/${pid}/fd`
@@ -32,7 +32,7 @@ const descriptorsOf = (pid: number) => {
     const target = fs.readlinkSync(path.join(folder, fd))
     if (target === "anon_inode:inotify") watches.push(Number(fd))
     const [, inode] = /^socket:\[(\d+)\]$/.exec(target) ?? []
-    const isWitness = sockets.some((line) => line.includes(` ${inode} `) && /\/w\.[0-9a-f]{32}$/.test(line))
+    const isWitness = sockets.some((line) => line.includes(` ${inode} `) && /\/b\.[0-9a-f]{32}$/.test(line))
     if (inode !== undefined && isWitness) witness = Number(fd)
   }
   assert.isNotEmpty(watches)
@@ -41,7 +41,7 @@ const descriptorsOf = (pid: number) => {
 }
 
 const lateWatch = `
-  require("node:net").createServer().listen(process.argv[1] + "/w.${"0".repeat(32)}", () => {
+  require("node:net").createServer().listen(process.argv[1] + "/b.${"0".repeat(32)}", () => {
     require("node:fs").watch(process.argv[1])
     console.log("listens")
   })

@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { Endpoint } from "../Endpoint.js"
 import type { InstanceId } from "../InstanceId.js"
@@ -29,11 +30,14 @@ import * as validIds from "../internal/validIds.js"
 import type { Proof } from "../Liveness.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
-import { type FileFailure, type LockDirectory, LockFiles } from "./LockFiles.js"
+import { type FileFailure, type LockDirectory, LockFiles, type Standing } from "./LockFiles.js"
 import * as Succession from "./Succession.js"
-import { type Candidature, inPlace, isOurs, look, replace } from "./Succession.js"
+import { type Candidature, holdsLock, inPlace, isOurs, look, replace, tombstone, tombstoneName } from "./Succession.js"
 
 const litterMillis = 60_000
+// How often and how far apart the end of a leadership is tried to be told: no longer than a second.
+const endTries = 20
+const endPause = "50 millis"
 
 /**
  * @since 0.1.0
@@ -42,7 +46,7 @@ const litterMillis = 60_000
 export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVerifier> = Effect.gen(function* () {
   const files = yield* LockFiles
   const verifier = yield* PidVerifier
-  const { decide, judge, living } = Succession.make(files, verifier)
+  const { decide, judge, living, retire } = Succession.make(files, verifier)
   const typed = <A, E, R>(id: InstanceId, effect: Effect.Effect<A, E | FileFailure, R>) =>
     Effect.catchIf(effect, isFileFailure, (failure) => toLockError(id, files.location(id), failure))
 
@@ -57,15 +61,14 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       if (match[1] === "slot") yield* directory.unlink(name)
       else groups.set(match[2]!, [...(groups.get(match[2]!) ?? []), name])
     }
+    // All are judged before anything is removed, as one may be judged by the witness of another.
+    const litter: Array<string> = []
     for (const [nonce, group] of groups) {
-      if (own.predecessors.has(nonce) || (yield* isLitter(directory, nonce, group))) {
-        // `t` last: while it stands, the next one can judge the rest by it.
-        for (const name of group.sort((a, b) => Number(a.startsWith("t.")) - Number(b.startsWith("t.")))) {
-          yield* directory.unlink(name)
-        }
-      }
+      if (own.predecessors.has(nonce) || (yield* isLitter(directory, nonce, group))) litter.push(...group)
     }
-    yield* directory.unlink(`t.${own.record.nonce}`)
+    // Records late, as the rest is judged by them, and witnesses last, as records are judged by those.
+    const rank = (name: string) => (isWitness(name) ? 2 : name.startsWith("t.") ? 1 : 0)
+    for (const name of litter.sort((a, b) => rank(a) - rank(b))) yield* directory.unlink(name)
   })
 
   const isLitter = Effect.fnUntraced(function* (directory: LockDirectory, nonce: string, group: ReadonlyArray<string>) {
@@ -80,28 +83,41 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       const standing = yield* directory.stat(name)
       if (Option.isNone(standing)) continue
       if (standing.value.ageMillis < litterMillis) return false
-      if (/^[wk]\./.test(name)) {
-        const witness = new InstanceRecord.Witness({ name, ...standing.value })
-        if ((yield* directory.probe(witness))._tag !== "Refused") return false
-      }
+      if (isWitness(name) && (yield* directory.probe(witnessAt(name, standing.value)))._tag !== "Refused") return false
     }
     return true
   })
 
-  // The tombstone names the witness still: should we die before it is in place, what is left can be judged by it.
-  const release = (own: Candidature): Effect.Effect<void> =>
+  const release = (id: InstanceId, own: Candidature): Effect.Effect<void> =>
     Effect.suspend(() => {
-      if (own.state !== "leading") return Effect.void
-      own.state = "released"
-      const { directory } = own
-      return Effect.gen(function* () {
-        const nonce = yield* files.random(16)
-        const tombstone = InstanceRecord.update(own.record, { nonce, released: true, key: "", endpoints: [] })
-        const temporary = `t.${nonce}`
-        yield* directory.write(temporary, InstanceRecord.encode(tombstone))
-        const seen = yield* look(directory, directory.lockName)
-        yield* isOurs(own, seen) ? directory.rename(temporary, directory.lockName) : directory.unlink(temporary)
-      }).pipe(Effect.ignore, Effect.uninterruptible)
+      if (own.state !== "leading" && own.state !== "lost") return Effect.void
+      own.state = "untold"
+      const { directory, record } = own
+      const told = Effect.gen(function* () {
+        // An outsider may have removed the record, or the folder: then there is nothing to tell, and nothing to wait for.
+        const unlessReplaced = () => Effect.orElseSucceed(holdsLock(own), () => true)
+        if (!(yield* directory.holds(record.witness!)) && (yield* inPlace(own))) {
+          // Our witness refuses, which is the proof of our end already. Whoever has it takes a tombstone of ours in a slot
+          // for that of somebody dead and goes on to the next slot, so we must not put one in place at the same time.
+          if (yield* unlessReplaced()) return
+        } else {
+          yield* Effect.retry(retire(own), {
+            schedule: Schedule.spaced(endPause),
+            times: endTries,
+            while: unlessReplaced
+          }).pipe(Effect.catchAll((failure) => Effect.whenEffect(Effect.fail(failure), unlessReplaced())))
+        }
+        own.state = "ended"
+      })
+      return told.pipe(
+        Effect.catchAll((failure) =>
+          Effect.logWarning(
+            `the end of the leadership could not be written to ${directory.path}: ${failure.message}; the next start has ` +
+              "to prove it by the liveness witness, which is left there"
+          ).pipe(Effect.annotateLogs({ module: "effect-single-instance", id }))
+        ),
+        Effect.uninterruptible
+      )
     })
 
   const lead = (id: InstanceId, own: Candidature, took: Took, proof: Proof | undefined): Leading => {
@@ -122,7 +138,13 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       if (seen._tag === "Missing") return "the lock file was removed"
       if (seen._tag === "Unreadable" || seen._tag === "Newer") return "the lock file was overwritten"
       if (seen.nonce !== own.record.nonce) return `process ${seen.record.process.pid} replaced the lock file`
-      return (yield* inPlace(own)) ? undefined : "the liveness witness was removed"
+      if (!(yield* inPlace(own))) return "the liveness witness was removed"
+      if (!(yield* directory.holds(own.record.witness!))) return "the liveness witness was closed"
+      // A cleaner may have removed what the release needs.
+      if (Option.isNone(yield* directory.stat(tombstoneName(own)))) {
+        yield* directory.write(tombstoneName(own), InstanceRecord.encode(tombstone(own)))
+      }
+      return undefined
     }).pipe(Effect.orElseSucceed(() => undefined))
     return {
       _tag: "Leading",
@@ -141,8 +163,18 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
           if (own.state !== "leading") return
           if (!isOurs(own, yield* look(directory, directory.lockName)))
             return yield* lost("the lock is not ours any more")
+          // Others may have the proof of our death by now, and be about to replace the record.
+          if (!(yield* directory.holds(own.record.witness!))) return yield* lost("the liveness witness was closed")
           own.record = InstanceRecord.update(own.record, { endpoints, sequence: own.record.sequence + 1 })
-          yield* replace(files, directory, own.record, directory.lockName)
+          const temporary = `t.${own.record.nonce}`
+          const second = `t.${yield* files.random(16)}`
+          own.paired = false
+          yield* replace(files, directory, own.record, temporary)
+          yield* directory.link(temporary, second)
+          yield* Effect.tapError(directory.rename(second, directory.lockName), () =>
+            Effect.ignore(directory.unlink(second))
+          )
+          own.paired = true
         }).pipe(
           Effect.catchTag("FileFailure", (failure) => toLockError(id, directory, failure)),
           Effect.uninterruptible
@@ -161,17 +193,28 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
     gone: record.witness === null ? directory.changed : directory.hungUp(record.witness)
   })
 
-  // Closed in the opposite order: what the caller opens behind it, the tombstone, the witness, the private file.
+  // Closed in the opposite order: what the caller opens behind it, the tombstone, the witness, the private files.
   const candidate = Effect.fnUntraced(function* (
+    id: InstanceId,
     directory: LockDirectory,
     version: string | null
   ): Effect.fn.Return<Candidature, FileFailure, Scope.Scope> {
     const nonce = yield* files.random(16)
-    yield* addFinalizer(() => Effect.ignore(directory.unlink(`t.${nonce}`)))
-    const witness = yield* directory.openWitness(nonce)
+    const names = [`e.${nonce}`, `t.${nonce}`]
+    let own: Candidature | undefined
+    yield* addFinalizer(() => {
+      // Where the end could not be told, what is left is the proof of it.
+      if (own?.state === "untold") return Effect.sync(() => files.ended.add(nonce))
+      return Effect.forEach(names, (name) => Effect.ignore(directory.unlink(name)), { discard: true })
+    })
+    const witness = yield* Effect.uninterruptible(
+      Effect.tap(directory.openWitness(nonce), ({ name }) => Effect.sync(() => names.push(name)))
+    )
     const now = yield* Clock.currentTimeMillis
-    const own: Candidature = {
+    own = {
       directory,
+      paired: true,
+      tombstoneNonce: yield* files.random(16),
       predecessors: new Set(),
       state: "contending",
       record: new InstanceRecord.InstanceRecord({
@@ -190,7 +233,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
         endpoints: []
       })
     }
-    yield* addFinalizer(() => release(own))
+    yield* addFinalizer(() => release(id, own))
     return own
   })
 
@@ -202,7 +245,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
     known: Succession.Known
   ) {
     const directory = yield* files.open(id)
-    const own = yield* candidate(directory, version)
+    const own = yield* candidate(id, directory, version)
     const { nonce } = own.record
     const key = yield* files.random(32)
     const endpoints = yield* listen({ nonce, key, directory: directory.path })
@@ -213,6 +256,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       epoch: yield* Clock.currentTimeMillis
     })
     yield* directory.write(`t.${nonce}`, InstanceRecord.encode(own.record))
+    yield* directory.write(tombstoneName(own), InstanceRecord.encode(tombstone(own)))
     const decision = yield* decide(id, own, known)
     if (decision._tag !== "Won") return decision
     yield* Effect.ignore(collect(own))
@@ -284,19 +328,19 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       }
     }
     for (const name of yield* directory.list) {
-      const standing = /^[wk]\.[0-9a-f]{32}$/.test(name) ? yield* directory.stat(name) : Option.none()
+      const standing = isWitness(name) ? yield* directory.stat(name) : Option.none()
       if (Option.isNone(standing)) continue
-      const probe = yield* directory.probe(new InstanceRecord.Witness({ name, ...standing.value }))
+      const probe = yield* directory.probe(witnessAt(name, standing.value))
       if (probe._tag === "Answered") return yield* refused(`somebody answers at ${name}`, directory.path)
     }
-    const own = yield* candidate(directory, null)
+    const own = yield* candidate(id, directory, null)
     own.record = InstanceRecord.update(own.record, {
       released: true,
       epoch: Math.max(seen.epoch + 1, own.record.epoch)
     })
     yield* directory.write(`t.${own.record.nonce}`, InstanceRecord.encode(own.record))
     const decision = yield* decide(id, own, new Map([[nonce, undefined]]))
-    own.state = "released"
+    own.state = "ended"
     if (decision._tag !== "Won") return yield* refused("somebody took it over in the meantime", directory.path)
   })
 
@@ -337,6 +381,11 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
 export const layer: Layer.Layer<InstanceLock, never, LockFiles | PidVerifier> = Layer.fresh(
   Layer.effect(InstanceLock, make)
 )
+
+// `b` is the witness of a starter that has not given it its name yet.
+const isWitness = (name: string): boolean => /^[wkb]\.[0-9a-f]{32}$/.test(name)
+const witnessAt = (name: string, { device, inode }: Standing): InstanceRecord.Witness =>
+  new InstanceRecord.Witness({ name, device, inode }, true)
 
 const isFileFailure = (u: unknown): u is FileFailure => Predicate.isTagged(u, "FileFailure")
 

@@ -83,8 +83,13 @@ export interface LockDirectory {
   readonly list: Effect.Effect<ReadonlyArray<string>, FileFailure>
   /** The identity of a file and its age in milliseconds. */
   readonly stat: (name: string) => Effect.Effect<Option.Option<Standing>, FileFailure>
-  /** Opens the liveness witness of a candidate; it is closed and removed with the scope, or by the kernel on a crash. */
+  /**
+   * Opens the liveness witness of a candidate. The scope, the end of its thread or the kernel closes it. Its name stays
+   * behind in each case, so that others can prove the end by it; the owner removes it when there is nothing to prove.
+   */
   readonly openWitness: (nonce: string) => Effect.Effect<Witness, FileFailure, Scope.Scope>
+  /** Whether a witness that was opened here is still open: somebody else in the process may have closed its handle. */
+  readonly holds: (witness: Witness) => Effect.Effect<boolean>
   /** Looks whether somebody lives behind a witness; at most a second. Changes nothing. */
   readonly probe: (witness: Witness) => Effect.Effect<Probe>
   /** Completes when the process behind a witness may have gone. Keeps no process alive. */
@@ -118,5 +123,10 @@ export class LockFiles extends Context.Tag("effect-single-instance/LockFiles")<
     readonly open: (id: InstanceId) => Effect.Effect<LockDirectory, LockError, Scope.Scope>
     /** So many random bytes in hexadecimal digits. */
     readonly random: (bytes: number) => Effect.Effect<string>
+    /**
+     * Nonces of leaderships that ended in this process although `lock` may still name them. Shared by all layers and all
+     * copies of this package in one thread.
+     */
+    readonly ended: { readonly add: (nonce: string) => void; readonly has: (nonce: string) => boolean }
   }
 >() {}

@@ -18,7 +18,7 @@ import type { InstanceId } from "../InstanceId.js"
 import { Witness } from "../InstanceRecord.js"
 import * as content from "../internal/content.js"
 import { verify } from "../internal/directory.js"
-import { code, isMissing } from "../internal/errno.js"
+import * as errno from "../internal/errno.js"
 import { acquireRelease, addFinalizer } from "../internal/finalizer.js"
 import { whileInUse } from "../internal/inUse.js"
 import * as locations from "../internal/location.js"
@@ -112,14 +112,28 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
             onSome: Effect.succeed
           })
         ),
-      random: (bytes) => Effect.sync(() => randomBytes(bytes).toString("hex"))
+      random: (bytes) => Effect.sync(() => randomBytes(bytes).toString("hex")),
+      ended: {
+        has: (nonce) => endedHere().has(`${verifier.pid} ${nonce}`),
+        add: (nonce) => endedHere().add(`${verifier.pid} ${nonce}`)
+      }
     })
   })
 ).pipe(Layer.fresh)
 
+// Grows only by ends that could not be written down.
+const endedHere = (): Set<string> => {
+  const shared = globalThis as { [ended]?: Set<string> }
+  shared[ended] ??= new Set()
+  return shared[ended]
+}
+const ended: unique symbol = Symbol.for("effect-single-instance/ended")
+
 // Where that pauses, it is as if the process stood still before the operation, which the election permits anywhere.
 const attempt = <A>(operation: string, name: string, run: () => A): Effect.Effect<A, FileFailure> =>
-  whileInUse(Effect.try({ try: run, catch: (cause) => new FileFailure({ code: code(cause), operation, name, cause }) }))
+  whileInUse(
+    Effect.try({ try: run, catch: (cause) => new FileFailure({ code: errno.code(cause), operation, name, cause }) })
+  )
 
 const makeDirectory = Effect.fnUntraced(function* (
   directory: string,
@@ -150,7 +164,7 @@ const makeDirectory = Effect.fnUntraced(function* (
       stat !== undefined &&
       String(stat.dev) === witness.device &&
       String(stat.ino) === witness.inode &&
-      stat.isSocket() === witness.name.startsWith("w.")
+      stat.isSocket() === isSocket(witness)
     )
   }
   const stands = (witness: Witness): boolean => {
@@ -161,7 +175,8 @@ const makeDirectory = Effect.fnUntraced(function* (
     }
   }
 
-  const { begin, changed } = yield* watch(directory)
+  const { begin, changed, hint } = yield* watch(directory)
+  const opened = new Map<string, () => boolean>()
 
   return {
     path: directory,
@@ -187,27 +202,27 @@ const makeDirectory = Effect.fnUntraced(function* (
       // Linux closes what a dead process held from the last descriptor to the first, and takes 10 ms for that of a watch:
       // it comes before the witness, so that who waits for our end does not wait for that.
       isLinux
-        ? Effect.zipRight(
-            begin,
-            listen(`w.${nonce}`, socketPath(`w.${nonce}`), () => standing(`w.${nonce}`)!)
-          )
-        : holdLock(`k.${nonce}`, at(`k.${nonce}`)),
+        ? Effect.zipRight(begin, listen(nonce, { socketPath, at, standing, opened, onClose: hint }))
+        : holdLock(`k.${nonce}`, at(`k.${nonce}`), opened),
+    holds: (witness) => Effect.sync(() => opened.get(witness.name)?.() ?? false),
     probe: (witness) =>
       Effect.suspend((): Effect.Effect<Probe> => {
         if (!isSame(witness)) return Effect.succeed({ _tag: "Silent", reason: "it is not the file of the record" })
-        return witness.name.startsWith("w.")
+        return isSocket(witness)
           ? Effect.map(knock(socketPath(witness.name)), (answer): Probe => {
-              if (answer === "connected") return { _tag: "Answered" }
+              // A full backlog is that of somebody who listens; it may be the backlog of another socket, hence the second look.
+              if (answer === "connected" || (errno.isBusy({ code: answer }) && isSame(witness)))
+                return { _tag: "Answered" }
               // A regular file refuses, too, hence the second look.
               return answer === "ECONNREFUSED" && isSame(witness)
                 ? { _tag: "Refused", rule: "D2" }
                 : { _tag: "Silent", reason: `its liveness socket gave ${answer}` }
             })
           : Effect.sync(() => tryLock(at(witness.name), witness))
-      }).pipe(Effect.catchAllDefect((cause) => Effect.succeed({ _tag: "Silent", reason: code(cause) } as const))),
+      }).pipe(Effect.catchAllDefect((cause) => Effect.succeed({ _tag: "Silent", reason: errno.code(cause) } as const))),
     hungUp: (witness) => {
       const pause = Effect.flatMap(Random.nextIntBetween(50, 1_000), idle)
-      if (!witness.name.startsWith("w.")) {
+      if (!isSocket(witness)) {
         // A lock tells nobody that it was freed, and must not be said to have gone while it is held: conversations end then.
         const isHeld = () => stands(witness) && tryLock(at(witness.name), witness)._tag === "Answered"
         return Effect.asVoid(Effect.repeat(Effect.zipRight(pause, Effect.sync(isHeld)), { while: (held) => held }))
@@ -220,6 +235,8 @@ const makeDirectory = Effect.fnUntraced(function* (
     changed
   }
 })
+
+const isSocket = ({ name }: Witness): boolean => !name.startsWith("k.")
 
 const write = (name: string, bytes: Uint8Array): void => {
   const { O_CREAT, O_EXCL, O_WRONLY } = fs.constants
@@ -248,17 +265,26 @@ const unlink = (name: string): void => {
   try {
     fs.unlinkSync(name)
   } catch (cause) {
-    if (!isMissing(cause)) throw cause
+    if (!errno.isMissing(cause)) throw cause
   }
 }
 
-// The liveness socket: it serves nothing and keeps nothing alive, but while it listens its process lives.
-const listen = (
-  name: string,
-  socketPath: string,
-  standing: () => fs.BigIntStats
-): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
-  acquireRelease(
+interface Place {
+  readonly socketPath: (name: string) => string
+  readonly at: (name: string) => string
+  readonly standing: (name: string) => fs.BigIntStats | undefined
+  /** Which witnesses were opened, and whether each still is. */
+  readonly opened: Map<string, () => boolean>
+  readonly onClose: () => void
+}
+
+// The liveness socket: it serves nothing and keeps nothing alive, but while it listens its process lives. Node removes the
+// name that a socket was bound to when its handle closes, also when a worker thread is terminated. The socket is therefore
+// renamed after it was bound: the recorded name stays behind and refuses, which proves the end although the process lives.
+const listen = (nonce: string, place: Place): Effect.Effect<Witness, FileFailure, Scope.Scope> => {
+  const { at, onClose, opened, socketPath, standing } = place
+  const [bound, name] = [`b.${nonce}`, `w.${nonce}`]
+  return acquireRelease(
     Effect.async<{ server: net.Server; held: Set<net.Socket>; witness: Witness }, FileFailure>((resume) => {
       const held = new Set<net.Socket>()
       const server = net.createServer((socket) => {
@@ -271,15 +297,20 @@ const listen = (
         resume(new FileFailure({ code: codeOfListening(cause), operation: "listen", name, cause }))
       server.once("error", fail)
       // Not shared with a cluster's parent, which would own the socket and outlive us.
-      server.listen({ path: socketPath, exclusive: true, backlog: 4_096 }, () => {
+      server.listen({ path: socketPath(bound), exclusive: true, backlog: 4_096 }, () => {
         server.removeListener("error", fail)
         server.on("error", () => {})
         server.unref()
         try {
-          const stat = standing()
+          // A rename would replace whatever has the name.
+          if (standing(name) !== undefined) throw errno.make("EEXIST", `${name} exists already`)
+          fs.renameSync(at(bound), at(name))
+          const stat = standing(name)!
           // The umask may have taken our own right to connect.
-          if ((stat.mode & 0o600n) !== 0o600n) fs.chmodSync(socketPath, 0o600)
+          if ((stat.mode & 0o600n) !== 0o600n) fs.chmodSync(at(name), 0o600)
           const witness = new Witness({ name, device: String(stat.dev), inode: String(stat.ino) })
+          opened.set(name, () => server.listening)
+          server.once("close", onClose)
           resume(Effect.succeed({ server, held, witness }))
         } catch (cause) {
           server.close()
@@ -293,25 +324,37 @@ const listen = (
         for (const socket of held) socket.destroy()
       })
   ).pipe(Effect.map(({ witness }) => witness))
+}
 
 // The path of the socket leads through /proc; libuv calls it EACCES where that is missing.
-const codeOfListening = (cause: unknown): string => (fs.existsSync("/proc/self/fd") ? code(cause) : "ENOPROC")
+const codeOfListening = (cause: unknown): string => (fs.existsSync("/proc/self/fd") ? errno.code(cause) : "ENOPROC")
 
-const holdLock = (name: string, file: string): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
+const holdLock = (
+  name: string,
+  file: string,
+  opened: Place["opened"]
+): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
   acquireRelease(
     attempt("lock", name, () => {
       const { O_CREAT, O_EXCL, O_RDWR } = fs.constants
       const fd = fs.openSync(file, O_CREAT | O_EXCL | O_RDWR | exclusiveLock, 0o600)
       correctMode(fd)
       const stat = fs.fstatSync(fd, { bigint: true })
+      opened.set(name, () => isOpenOn(fd, stat))
       return { fd, witness: new Witness({ name, device: String(stat.dev), inode: String(stat.ino) }) }
     }),
-    ({ fd }) =>
-      Effect.sync(() => {
-        fs.closeSync(fd)
-        unlink(file)
-      }).pipe(Effect.ignoreLogged)
+    ({ fd }) => Effect.ignoreLogged(Effect.sync(() => fs.closeSync(fd)))
   ).pipe(Effect.map(({ witness }) => witness))
+
+// Whether a descriptor is still that of the file.
+const isOpenOn = (fd: number, file: fs.BigIntStats): boolean => {
+  try {
+    const stat = fs.fstatSync(fd, { bigint: true })
+    return stat.dev === file.dev && stat.ino === file.ino
+  } catch {
+    return false
+  }
+}
 
 const tryLock = (file: string, witness: Witness): Probe => {
   try {
@@ -325,8 +368,9 @@ const tryLock = (file: string, witness: Witness): Probe => {
       fs.closeSync(fd)
     }
   } catch (cause) {
-    const held = ["EAGAIN", "EWOULDBLOCK", "EBUSY"].includes(code(cause))
-    return held ? { _tag: "Answered" } : { _tag: "Silent", reason: `its lock file gave ${code(cause)}` }
+    return errno.isBusy(cause)
+      ? { _tag: "Answered" }
+      : { _tag: "Silent", reason: `its lock file gave ${errno.code(cause)}` }
   }
 }
 
@@ -337,7 +381,7 @@ const knock = (socketPath: string): Effect.Effect<string> =>
       socket.destroy()
       resume(Effect.succeed("connected"))
     })
-    socket.once("error", (cause) => resume(Effect.succeed(code(cause))))
+    socket.once("error", (cause) => resume(Effect.succeed(errno.code(cause))))
     return Effect.sync(() => socket.on("error", () => {}).destroy())
   }).pipe(
     Effect.timeoutTo({ duration: probeMillis, onSuccess: (answer) => answer, onTimeout: () => "no answer in time" })
@@ -361,27 +405,33 @@ const hangUp = (socketPath: string): Effect.Effect<string> =>
       socket.resume()
     })
     socket.on("error", (cause) => {
-      if (ended !== "hung up") ended = code(cause)
+      if (ended !== "hung up") ended = errno.code(cause)
     })
     socket.once("close", () => resume(Effect.succeed(ended)))
     return Effect.sync(() => socket.destroy())
   })
 
+interface Watch {
+  readonly begin: Effect.Effect<void>
+  readonly changed: Effect.Effect<void>
+  /** Says that something changed of which the system tells nothing. */
+  readonly hint: () => void
+}
+
 // Opened at the first use, unless it has begun before, and closed with the directory; its events are no more than hints.
-const watch = (
-  directory: string
-): Effect.Effect<{ readonly begin: Effect.Effect<void>; readonly changed: Effect.Effect<void> }, never, Scope.Scope> =>
+const watch = (directory: string): Effect.Effect<Watch, never, Scope.Scope> =>
   Effect.gen(function* () {
     let watcher: fs.FSWatcher | undefined
     let dirty = false
     let waiting: (() => void) | undefined
+    const hint = () => {
+      dirty = true
+      waiting?.()
+    }
     const open = () => {
       if (watcher !== undefined) return
       try {
-        watcher = fs.watch(directory, { persistent: false }, () => {
-          dirty = true
-          waiting?.()
-        })
+        watcher = fs.watch(directory, { persistent: false }, hint)
         watcher.on("error", () => {})
       } catch {
         // Too many watches: the periodic check does without.
@@ -400,5 +450,5 @@ const watch = (
         waiting = undefined
       })
     })
-    return { begin: Effect.sync(open), changed }
+    return { begin: Effect.sync(open), changed, hint }
   })

@@ -1,6 +1,7 @@
 /**
  * Steps 3 to 8 of the election: who may succeed an owner is decided in a write-once file named after that owner's nonce,
- * and put in place by rename. No contended name is ever removed on the evidence of an earlier read.
+ * and put in place by rename. No contended name is ever removed on the evidence of an earlier read. An owner that ends
+ * puts its tombstone in place in the same way.
  *
  * @since 0.1.0
  */
@@ -16,7 +17,7 @@ import * as InstanceRecord from "../InstanceRecord.js"
 import * as Liveness from "../Liveness.js"
 import type { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
-import type { Content, FileFailure, LockDirectory, LockFiles } from "./LockFiles.js"
+import { type Content, FileFailure, type LockDirectory, type LockFiles } from "./LockFiles.js"
 
 type Record = InstanceRecord.InstanceRecord
 
@@ -59,7 +60,12 @@ export type Decision =
   | { readonly _tag: "ListenAgain" }
 
 /**
- * One candidature. `record` is what `t.<nonce>` holds; `predecessors` are owners that were proven dead on the way.
+ * One candidature. `record` is what `t.<nonce>` holds. While this candidature leads and `paired` is set, `lock` is a second
+ * name of the same file, so the two can be compared also where no file can be opened. `e.<nonce>` holds the tombstone, with
+ * a nonce of its own. `predecessors` are owners that were proven dead on the way.
+ *
+ * `lost` is a leadership that ended, or may have begun, while `lock` may still carry our record; `untold` one that ended
+ * and whose record could not be replaced.
  *
  * @since 0.1.0
  * @category models
@@ -67,8 +73,10 @@ export type Decision =
 export interface Candidature {
   readonly directory: LockDirectory
   record: Record
+  paired: boolean
+  readonly tombstoneNonce: string
   predecessors: ReadonlySet<string>
-  state: "contending" | "leading" | "lost" | "released"
+  state: "contending" | "leading" | "lost" | "ended" | "untold"
 }
 
 /**
@@ -97,6 +105,11 @@ export interface Succession {
   ) => Effect.Effect<Judgement, LockError | FileFailure>
   /** Steps 3 to 8. `known` are nonces whose owners are dead, by a proof or by a person's word: dead stays dead. */
   readonly decide: (id: InstanceId, own: Candidature, known: Known) => Effect.Effect<Decision, LockError | FileFailure>
+  /**
+   * Replaces the own record in `lock` by the tombstone; does nothing where `lock` holds another record, or none. Fails with
+   * `EEXIST` while somebody alive is about to succeed us. Nothing is created but names, and nothing has to be opened.
+   */
+  readonly retire: (own: Candidature) => Effect.Effect<void, FileFailure>
 }
 
 const maxChain = 1_000
@@ -109,6 +122,7 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
   const judge: Succession["judge"] = Effect.fnUntraced(function* (directory, { name, record }) {
     // A tombstone in a slot is the word of somebody who still has to put it in place, and who may live.
     if (record.released && name === directory.lockName) return Liveness.dead("D0", "its owner released it")
+    if (files.ended.has(record.nonce)) return Liveness.dead("D0", "its leadership ended in this process")
     const { process, witness } = record
     if (witness !== null && directory.local) {
       // A socket's refusal speaks for this kernel only; a kernel's lock does not survive a restart anyway.
@@ -142,8 +156,12 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
         return yield* failed(reason, liveness.reason, ownerOf(record))
       }
       case "Alive":
-        // Who only follows need not know more of itself than its pid.
-        if (record.process.pid === verifier.pid && InstanceRecord.isSameProcess(record.process, yield* verifier.self)) {
+        // Who only follows need not know more of itself than its pid. A tombstone in a slot is about to be put in place.
+        if (
+          !record.released &&
+          record.process.pid === verifier.pid &&
+          InstanceRecord.isSameProcess(record.process, yield* verifier.self)
+        ) {
           return yield* failed("AlreadyHeldInProcess", `process ${record.process.pid} is this one`, ownerOf(record))
         }
         return { _tag: "Alive", record, evidence: liveness.evidence }
@@ -222,6 +240,8 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
         const epoch = Math.max(current.epoch + 1, yield* Clock.currentTimeMillis)
         own.record = InstanceRecord.update(own.record, { epoch })
         yield* replace(files, directory, own.record, temporary)
+        // A breaker's record is a tombstone itself.
+        if (!own.record.released) yield* replace(files, directory, tombstone(own), tombstoneName(own))
       }
       const linked = yield* directory.link(temporary, slot).pipe(
         Effect.as(true),
@@ -255,7 +275,38 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
       )
     }).pipe(Effect.uninterruptible)
 
-  return { judge, living, decide }
+  const retire: Succession["retire"] = Effect.fnUntraced(function* (own) {
+    const { directory } = own
+    const prepared = tombstoneName(own)
+    const link = (slot: string) =>
+      directory.link(prepared, slot).pipe(
+        Effect.as(true),
+        // It is ours where an earlier try got so far.
+        Effect.catchIf(isExisting, () =>
+          Effect.map(compare(directory, prepared, slot), (found) => found === "the same")
+        )
+      )
+    let slot = `slot.${own.record.nonce}`
+    for (let length = 0; ; length++) {
+      const linked = yield* Effect.catchIf(link(slot), isMissing, () =>
+        // An outsider removed the tombstone.
+        Effect.zipRight(directory.write(prepared, InstanceRecord.encode(tombstone(own))), link(slot))
+      )
+      if (linked) break
+      // Somebody was told by a person that we are dead, or proved it; while it lives, the succession is its own.
+      const successor = yield* look(directory, slot)
+      const isDead = successor._tag === "Recorded" && (yield* judge(directory, successor))._tag === "Dead"
+      if (!isDead || length >= maxChain) {
+        return yield* new FileFailure({ code: "EEXIST", operation: "link", name: slot, cause: undefined })
+      }
+      slot = `slot.${successor.nonce}`
+    }
+    const stillOurs = yield* Effect.tapError(holdsLock(own), () => Effect.ignore(directory.unlink(slot)))
+    if (!stillOurs) return yield* directory.unlink(slot)
+    yield* Effect.tapError(directory.rename(slot, directory.lockName), () => Effect.ignore(directory.unlink(slot)))
+  }, Effect.uninterruptible)
+
+  return { judge, living, decide, retire }
 }
 
 /**
@@ -302,6 +353,7 @@ const interpret = (name: string, content: Content): Seen => {
 }
 
 const isExisting = (failure: FileFailure): boolean => failure.code === "EEXIST"
+const isMissing = (failure: FileFailure): boolean => failure.code === "ENOENT"
 
 // In the same uninterruptible region as the commit, so that an interruption right after it still releases.
 const wonIf = (own: Candidature, won: boolean) =>
@@ -309,10 +361,19 @@ const wonIf = (own: Candidature, won: boolean) =>
     if (won) own.state = "leading"
   })
 
-// After an ambiguous error: if the nonce is ours, we won.
+// After an ambiguous error: if the nonce is ours, we won. Where that cannot be read, the end must be told all the same.
 const mine = (own: Candidature, failure: FileFailure): Effect.Effect<void, FileFailure> =>
-  Effect.flatMap(look(own.directory, own.directory.lockName), (seen) =>
-    isOurs(own, seen) ? Effect.void : Effect.fail(failure)
+  holdsLock(own).pipe(
+    Effect.tapError(() =>
+      Effect.sync(() => {
+        own.state = "lost"
+      })
+    ),
+    Effect.filterOrFail(
+      (ours) => ours,
+      () => failure
+    ),
+    Effect.asVoid
   )
 
 /**
@@ -323,6 +384,51 @@ const mine = (own: Candidature, failure: FileFailure): Effect.Effect<void, FileF
  */
 export const isOurs = (own: Candidature, seen: Seen): boolean =>
   seen._tag === "Recorded" && seen.nonce === own.record.nonce
+
+/**
+ * Whether `lock` holds the record of this candidature. Where it cannot be read (no descriptors, an I/O error), by whether
+ * it is the same file as `t.<nonce>`: an inode is not given to another file while it has a name.
+ *
+ * @since 0.1.0
+ * @category operations
+ */
+export const holdsLock = (own: Candidature): Effect.Effect<boolean, FileFailure> => {
+  const { directory } = own
+  return look(directory, directory.lockName).pipe(
+    Effect.map((seen) => isOurs(own, seen)),
+    Effect.catchAll((failure) =>
+      Effect.flatMap(compare(directory, `t.${own.record.nonce}`, directory.lockName), (found) =>
+        found === "the first is missing" || (found === "different" && !own.paired)
+          ? Effect.fail(failure)
+          : Effect.succeed(found === "the same")
+      )
+    )
+  )
+}
+
+const compare = (directory: LockDirectory, one: string, other: string) =>
+  Effect.zipWith(directory.stat(one), directory.stat(other), (one, other) => {
+    if (Option.isNone(other)) return "the second is missing"
+    if (Option.isNone(one)) return "the first is missing"
+    return one.value.device === other.value.device && one.value.inode === other.value.inode ? "the same" : "different"
+  })
+
+/**
+ * The tombstone of a candidature. It names the witness still, so that it can be judged while it stands in a slot.
+ *
+ * @since 0.1.0
+ * @category getters
+ */
+export const tombstone = (own: Candidature): Record =>
+  InstanceRecord.update(own.record, { nonce: own.tombstoneNonce, released: true, key: "", endpoints: [] })
+
+/**
+ * The file in which the tombstone waits.
+ *
+ * @since 0.1.0
+ * @category getters
+ */
+export const tombstoneName = (own: Candidature): string => `e.${own.record.nonce}`
 
 /**
  * Whether the liveness witness of this candidature still stands where its record says.
@@ -355,5 +461,5 @@ export const replace = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, FileFailure> {
   const temporary = `t.${yield* files.random(16)}`
   yield* directory.write(temporary, InstanceRecord.encode(record))
-  yield* directory.rename(temporary, name)
+  yield* Effect.tapError(directory.rename(temporary, name), () => Effect.ignore(directory.unlink(temporary)))
 })

@@ -14,8 +14,8 @@ import type { PidVerifier } from "effect-single-instance/PidVerifier"
 
 /**
  * What a process asks the system for. Results are strings, so that the history of a process is a list of strings and
- * the process a function of it. `write`, `openWitness` and its closing are two operations each, because a crash may
- * come between creating a file and filling it, binding and listening, closing and unlinking.
+ * the process a function of it. `write` and `openWitness` are several operations each, because a crash may come between
+ * creating a file and filling it, and between binding, listening and giving the socket its name.
  */
 export type Operation =
   | { readonly _tag: "find" }
@@ -38,6 +38,8 @@ export type Operation =
   | { readonly _tag: "hungUp"; readonly name: string; readonly inode: string }
   /** Not of the system: the process is the primary and does its work until the scheduler lets it go on. */
   | { readonly _tag: "lead"; readonly stays: boolean }
+  /** Not of the system: its work is over, whatever the lock file says. */
+  | { readonly _tag: "stop" }
 
 /**
  * Every byte sequence that was ever written, by number; 0 is the empty file.
@@ -156,6 +158,10 @@ export interface Port {
   leading: string | undefined
   /** Whether its work is done and the release may begin. */
   retiring: boolean
+  /** Its witnesses whose handles were closed. */
+  readonly closed: Set<string>
+  /** Nonces of leaderships that it knows to have ended in itself. */
+  readonly ended: Set<string>
 }
 
 export const lockName = "lock"
@@ -250,17 +256,19 @@ export const makeLockFiles = (
       }),
     openWitness: (nonce) =>
       Effect.suspend(() => {
-        const name = `w.${nonce}`
+        const [bound, name] = [`b.${nonce}`, `w.${nonce}`]
         const node = inode()
         return Effect.acquireRelease(
-          perform({ _tag: "bind", name, inode: node }).pipe(
+          perform({ _tag: "bind", name: bound, inode: node }).pipe(
             Effect.flatMap(ok("listen", name)),
-            Effect.andThen(perform({ _tag: "listen", name, inode: node })),
+            Effect.andThen(perform({ _tag: "listen", name: bound, inode: node })),
+            Effect.andThen(perform({ _tag: "rename", from: bound, to: name })),
             Effect.as(new InstanceRecord.Witness({ name, device: "1", inode: node }))
           ),
-          () => Effect.andThen(perform({ _tag: "close", name, inode: node }), perform({ _tag: "unlink", name }))
+          () => perform({ _tag: "close", name, inode: node })
         )
       }),
+    holds: ({ name }) => Effect.sync(() => !port.closed.has(name)),
     probe: (witness) =>
       Effect.map(perform({ _tag: "probe", name: witness.name, inode: witness.inode }), (result): LockFiles.Probe => {
         if (result === "answered") return { _tag: "Answered" }
@@ -280,7 +288,8 @@ export const makeLockFiles = (
         port.randoms += 1
         const process = String(port.index).padStart(2, "0")
         return `${process}${String(port.randoms).padStart(4, "0")}`.padEnd(bytes * 2, "0")
-      })
+      }),
+    ended: port.ended
   }
 }
 

@@ -12,11 +12,13 @@ import * as Model from "./ModelFiles.js"
 
 /**
  * What a process runs, and what it does once it leads: `stays` for good, `releases`, or `works` (checks, publishes,
- * checks) and then releases.
+ * checks) and then releases. What happens to a witness happens to the one that it leads with: an outsider removes it and
+ * the next check sees that (`loses`) or the process releases before that (`swept`), or somebody in the process closes its
+ * handle when the work is done (`closed`).
  */
 export interface Participant {
   readonly lock: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVerifier>
-  readonly leads: "stays" | "releases" | "works"
+  readonly leads: "stays" | "releases" | "works" | "loses" | "swept" | "closed"
   /** It is a standby's first run. */
   readonly rehearses?: boolean
   /** Instead of contending it breaks the lock of the owner with this nonce. */
@@ -58,6 +60,8 @@ export class LiveActor implements Actor, Model.Port {
   end: string | undefined
   leading: string | undefined
   retiring = false
+  readonly closed = new Set<string>()
+  readonly ended = new Set<string>()
   randoms = 0
   inodes = 0
   /** Who was found dead or alive before it listened, which it may remember. */
@@ -149,7 +153,21 @@ const script = (port: LiveActor, participant: Participant) =>
       yield* verdict.publish([])
       yield* verdict.check
     }
+    const witness = verdict.record.witness!
+    if (participant.leads === "loses" || participant.leads === "swept") {
+      yield* port.perform({ _tag: "unlink", name: witness.name })
+    }
+    if (participant.leads === "loses") {
+      yield* Effect.catchAll(verdict.check, () => Effect.void)
+    }
     port.leading = undefined
+    if (participant.leads === "loses" || participant.leads === "swept" || participant.leads === "closed") {
+      yield* port.perform({ _tag: "stop" })
+    }
+    if (participant.leads === "closed") {
+      port.closed.add(witness.name)
+      yield* port.perform({ _tag: "close", ...witness })
+    }
     port.retiring = true
     return "released"
   }).pipe(

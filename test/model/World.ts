@@ -16,6 +16,8 @@ export interface Scenario {
   readonly proofs: Model.DeathProofs
   /** How many processes may crash. */
   readonly crashes: number
+  /** What crashes is a worker thread: its process lives on, and Node removes the names that its sockets were bound to. */
+  readonly threads?: boolean
   /** How often a look at a live witness may time out. */
   readonly silences?: number
   /** How often a process may be stopped in favour of another although it could go on; any number if left out. */
@@ -252,12 +254,13 @@ export class World {
       this.crashed |= bit
       if ((this.took & bit) !== 0) this.over |= bit
       this.tenure &= ~bit
-      // The kernel closes what the process had open.
-      const closed = [...(this.directory?.entries ?? [])].flatMap(([name, entry]) =>
-        entry.listening && entry.inode.startsWith(`${process}.`)
-          ? [[name, { ...entry, listening: false }] as const]
-          : []
-      )
+      // The kernel, or Node, closes what it had open.
+      const closed: Array<readonly [name: string, entry: Model.Entry | undefined]> = []
+      for (const [name, entry] of this.directory?.entries ?? []) {
+        if (entry.content >= 0 || !entry.inode.startsWith(`${process}.`)) continue
+        if (this.scenario.threads === true && /^[bs]\./.test(name)) closed.push([name, undefined])
+        else if (entry.listening) closed.push([name, { ...entry, listening: false }])
+      }
       this.update(closed)
       this.disturb(process)
       this.log?.push(`p${process} crashes`)
@@ -288,7 +291,7 @@ export class World {
     if (this.disturbs(before)) this.disturb(process)
     const next = actor.feed(index, result)
     this.actors[process] = next
-    this.observe(process, before)
+    this.observe(process, before, operation._tag === "stop")
     if (this.log !== undefined) {
       const shown = operation._tag === "read" && Number(result) > 0 ? this.header(Number(result)) : result
       const end = next.end === undefined ? "" : ` — ${next.end.split("\n")[0]}`
@@ -401,7 +404,8 @@ export class World {
       case "verify": {
         if (!this.scenario.proofs.pid) return "unknown"
         const process = operation.pid - Model.firstPid
-        return process >= 0 && process < this.actors.length && !this.isCrashed(process) ? "alive" : "dead"
+        const began = process >= 0 && process < this.actors.length
+        return began && (this.scenario.threads === true || !this.isCrashed(process)) ? "alive" : "dead"
       }
       default:
         return "ok"
@@ -426,7 +430,7 @@ export class World {
     return entry === undefined ? undefined : this.contents.header(entry.content)
   }
 
-  private observe(process: number, before: Model.Directory | undefined): void {
+  private observe(process: number, before: Model.Directory | undefined, stopped: boolean): void {
     const bit = 1 << process
     if (before !== this.directory) {
       const was = before?.entries.get(Model.lockName)
@@ -458,10 +462,19 @@ export class World {
         }
       }
     }
+    if (stopped) {
+      this.tenure &= ~bit
+      this.over |= this.took & bit
+    }
     const { end } = this.actors[process]!
     if (end !== undefined) {
-      if (end === "released" && (this.tenure & bit) !== 0) {
-        this.violate("NotReleased", `p${process} ended, and the lock file is still its own`)
+      const left = this.lockHeader(this.directory)
+      if (end === "released" && left !== undefined && !left.released && Model.drawer(left.nonce) === process) {
+        const witness = this.entry(`w.${left.nonce}`)
+        // Where the witness refuses, the end is proven without a tombstone.
+        if (witness === undefined || witness.listening || !this.scenario.proofs.witness) {
+          this.violate("NotReleased", `p${process} ended, the lock file is still its own, and nothing proves the end`)
+        }
       }
       if (end.startsWith("failed") || end.startsWith("died")) {
         if (this.scenario.mayFail?.includes(end) !== true) this.violate("Failed", `p${process} ${end.split("\n")[0]}`)
@@ -505,7 +518,7 @@ export class World {
     if (this.crashed !== 0 || ends.some(({ end }) => end!.startsWith("failed"))) return
     const leaders = this.actors.filter(({ leading }) => leading !== undefined)
     if (this.took === 0) this.violate("NobodyLeads", "every process came to an end, and none ever led")
-    const allowed = leaders.flatMap(({ leading }) => [`w.${leading}`, `s.${leading}`])
+    const allowed = leaders.flatMap(({ leading }) => ["w", "s", "t", "e"].map((kind) => `${kind}.${leading}`))
     const litter = [...(this.directory?.entries.keys() ?? [])].filter(
       (name) => name !== Model.lockName && !allowed.includes(name) && this.scenario.leaves?.includes(name) !== true
     )
