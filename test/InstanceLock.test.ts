@@ -1,12 +1,14 @@
+import { spawn as spawnProcess } from "node:child_process"
 import * as fs from "node:fs"
+import * as net from "node:net"
 import * as os from "node:os"
 import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
 import { InstanceLock } from "effect-single-instance/InstanceLock"
+import { encode, type InstanceRecord, update, Witness } from "effect-single-instance/InstanceRecord"
 import * as FileLock from "effect-single-instance/lock/FileLock"
-import type { InstanceRecord } from "effect-single-instance/InstanceRecord"
-import { type LockDirectory, LockFiles } from "effect-single-instance/lock/LockFiles"
+import { FileFailure, type LockDirectory, LockFiles } from "effect-single-instance/lock/LockFiles"
 import * as MemoryLock from "effect-single-instance/lock/MemoryLock"
 import * as NodeLockFiles from "effect-single-instance/lock/NodeLockFiles"
 import * as TestPidVerifier from "effect-single-instance/pid/TestPidVerifier"
@@ -14,8 +16,27 @@ import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConf
 import { LockError } from "effect-single-instance/SingleInstanceError"
 import { type Contender, endpoints, follow, id, lead, suite, type World } from "./contract/InstanceLock.js"
 
-/** Runs before each operation of a process on files; may interrupt it. */
-type Tap = (operation: string, name: string) => Effect.Effect<void>
+/** Runs before each operation of a process on files; may interrupt it, or fail in its place. */
+type Tap = (operation: string, name: string) => Effect.Effect<void, FileFailure>
+
+/** The servers that an effect begins to listen on. */
+const listening = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.acquireUseRelease(
+    Effect.sync(() => {
+      const servers: Array<net.Server> = []
+      const { listen } = net.Server.prototype
+      net.Server.prototype.listen = function (this: net.Server, ...options: Array<any>) {
+        servers.push(this)
+        return listen.apply(this, options as any)
+      }
+      return { listen, servers }
+    }),
+    ({ servers }) => Effect.map(effect, (value) => [value, servers] as const),
+    ({ listen }) =>
+      Effect.sync(() => {
+        net.Server.prototype.listen = listen
+      })
+  )
 
 /**
  * A process's operations on files. Once it is dead they do nothing. Its liveness witness is the kernel's business: a
@@ -210,6 +231,131 @@ describe("FileLock", () => {
       Object.assign(follower.process.verifier, { self: Effect.die("its identity was asked for") })
       assert.strictEqual((yield* follow(follower)).record.nonce, record.nonce)
     })
+  )
+
+  interface End {
+    /** What happens to the files of the owner before it ends. */
+    readonly before?: (folder: string, record: InstanceRecord) => void
+    /** Which operations of its end fail. */
+    readonly fails?: (operation: string, name: string) => string | undefined
+    readonly took: "released" | "dead"
+  }
+  const noDescriptor = (operation: string) => (["read", "write", "list"].includes(operation) ? "EMFILE" : undefined)
+  const noRename = (code: string, times: number) => {
+    let left = times
+    return (operation: string, name: string) =>
+      operation === "rename" && name === "lock" && left-- > 0 ? code : undefined
+  }
+  const removes =
+    (...kinds: ReadonlyArray<string>) =>
+    (folder: string, record: InstanceRecord) => {
+      for (const kind of kinds) fs.rmSync(path.join(folder, `${kind}.${record.nonce}`), { force: true })
+    }
+  const witnessKind = process.platform === "linux" ? "w" : "k"
+  const endings: Record<string, End> = {
+    "no descriptor is left": { fails: noDescriptor, took: "released" },
+    "nothing can be created": {
+      fails: (operation) => (operation === "write" ? "ENOSPC" : undefined),
+      took: "released"
+    },
+    "the rename fails for a while": { fails: noRename("EDQUOT", 3), took: "released" },
+    "the rename fails for good": { fails: noRename("EROFS", Infinity), took: "dead" },
+    "its witness was removed": { before: removes(witnessKind), took: "released" },
+    "its witness was removed and no descriptor is left": {
+      before: removes(witnessKind),
+      fails: noDescriptor,
+      took: "released"
+    },
+    "its tombstone was removed": { before: removes("e"), took: "released" },
+    "all but its record was removed": { before: removes("e", "t", witnessKind), took: "released" }
+  }
+  for (const [what, { before, fails, took }] of Object.entries(endings)) {
+    it.scopedLive(`is free for others after an end in a process that lives on: ${what}`, () =>
+      Effect.gen(function* () {
+        const { folder, spawn, standing } = yield* fileWorld
+        let ending = false
+        const owner = yield* spawn(undefined, (operation, name) => {
+          const code = ending ? fails?.(operation, name) : undefined
+          return code === undefined ? Effect.void : new FileFailure({ code, operation, name, cause: undefined })
+        })
+        const { record, release } = yield* lead(owner)
+        before?.(folder(), record)
+        ending = true
+        yield* release
+        ending = false
+        const own = yield* Effect.scoped(lead(owner))
+        assert.include(["released", "dead"], own.took)
+        yield* own.release
+        // The same without what the process knows of itself.
+        const second = yield* lead(owner)
+        before?.(folder(), second.record)
+        ending = true
+        yield* second.release
+        const successor = yield* lead(yield* spawn())
+        assert.strictEqual(successor.took, took)
+        assert.isAbove(successor.record.epoch, second.record.epoch)
+        assert.sameMembers([...(yield* standing)], namesOf(successor.record))
+      })
+    )
+  }
+
+  it.scopedLive.skipIf(process.platform !== "linux")("is proven to be over where the witness's handle was closed", () =>
+    Effect.gen(function* () {
+      const { spawn, standing } = yield* fileWorld
+      const [leading, servers] = yield* listening(lead(yield* spawn()))
+      assert.lengthOf(servers, 1)
+      const hint = yield* Effect.fork(leading.changed)
+      servers[0]!.close()
+      yield* Fiber.join(hint)
+      assert.match((yield* Effect.flip(leading.check)).detail, /closed/)
+      const successor = yield* lead(yield* spawn())
+      assert.deepStrictEqual([successor.took, successor.proof?.rule], ["dead", "D2"])
+      yield* leading.release
+      yield* successor.check
+      assert.sameMembers([...(yield* standing)], namesOf(successor.record))
+    })
+  )
+
+  it.scopedLive.skipIf(process.platform !== "linux")(
+    "is held by whoever has a full backlog, whatever its process",
+    () =>
+      Effect.gen(function* () {
+        const { folder, spawn } = yield* fileWorld
+        const foreign = yield* spawn({ pidNamespace: "pid-2" })
+        const { record } = yield* lead(foreign)
+        yield* foreign.crash
+        // Another socket in its place, on which nobody accepts: as the one that a child inherited.
+        const name = path.join(folder(), record.witness!.name)
+        fs.unlinkSync(name)
+        const program = `
+        require("node:net").createServer().listen({ path: process.argv[1], backlog: 1 }, () => {
+          require("node:fs").writeSync(1, "listens")
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
+        })`
+        const child = spawnProcess(process.execPath, ["-e", program, name], { stdio: ["ignore", "pipe", "inherit"] })
+        yield* Effect.addFinalizer(() => Effect.sync(() => child.kill("SIGKILL")))
+        yield* Effect.promise(() => new Promise((resolve) => child.stdout.once("data", resolve)))
+        const knocks = yield* Effect.replicateEffect(
+          Effect.async<string>((resume) => {
+            const socket = net.connect(name)
+            socket.once("connect", () => resume(Effect.succeed("connected")))
+            socket.on("error", (cause: NodeJS.ErrnoException) => resume(Effect.succeed(String(cause.code))))
+            socket.unref()
+          }),
+          5
+        )
+        assert.strictEqual(knocks.at(-1), "EAGAIN")
+        const { dev, ino } = fs.lstatSync(name, { bigint: true })
+        const moved = update(record, {
+          witness: new Witness({ name: record.witness!.name, device: String(dev), inode: String(ino) })
+        })
+        fs.writeFileSync(path.join(folder(), "other"), encode(moved), { mode: 0o600 })
+        fs.renameSync(path.join(folder(), "other"), path.join(folder(), "lock"))
+        const other = yield* spawn()
+        assert.strictEqual((yield* follow(other)).record.nonce, record.nonce)
+        const refused = yield* Effect.flip(other.lock.breakLock(id, record.nonce))
+        assert.strictEqual(refused.reason, "BreakRefused")
+      })
   )
 
   it.scopedLive("who rehearses goes all the way, leaves nothing behind, and follows", () =>

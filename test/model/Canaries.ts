@@ -9,7 +9,7 @@ import { type FileFailure, type LockDirectory, LockFiles } from "effect-single-i
 import { PidVerifier } from "effect-single-instance/PidVerifier"
 import { lockName } from "./ModelFiles.js"
 import type { Participant } from "./Process.js"
-import { empty, stale } from "./Scenarios.js"
+import { empty, endedAndBroken, stale, tombstone } from "./Scenarios.js"
 import type { Scenario } from "./World.js"
 
 type Wrap = NonNullable<Participant["wrap"]>
@@ -91,6 +91,19 @@ const takerTakenForDead: Wrap = (directory) => {
       )
   }
 }
+
+/** The end is not told through the slot: look, then rename over the lock file. */
+const endsWithoutSlot: Wrap = (directory, port) => ({
+  ...directory,
+  link: (from, to) => (port.retiring && to.startsWith("slot.") ? Effect.void : directory.link(from, to)),
+  rename: (from, to) =>
+    port.retiring && from.startsWith("slot.")
+      ? directory.rename(`e.${from.slice("slot.".length)}`, to)
+      : directory.rename(from, to)
+})
+
+/** The end is told although the own witness refuses already. */
+const endsWithRefusingWitness: Wrap = (directory) => ({ ...directory, holds: () => Effect.succeed(true) })
 
 // -----------------------------------------------------------------------------
 // locks as they are commonly written
@@ -260,6 +273,13 @@ const canary = (name: string, participants: ReadonlyArray<Participant>, options?
   ...options
 })
 
+const endsWhileRefusing = (name: string, wrap: Wrap) =>
+  canary(name, [sabotaged(wrap, "closed"), { lock: FileLock.make, leads: "stays" }], {
+    newcomer: { lock: FileLock.make, leads: "stays" },
+    start: tombstone,
+    prelude: [{ process: 0, until: ({ _tag }) => _tag === "lead" }]
+  })
+
 const two = (participant: Participant) => [participant, participant]
 
 export const canaries: ReadonlyArray<Scenario> = [
@@ -273,7 +293,17 @@ export const canaries: ReadonlyArray<Scenario> = [
   canary("the witness closes before the tombstone", two(sabotaged(witnessClosesFirst, "releases")), { start: empty }),
   canary("a time-out is death", two(sabotaged(timeOutIsDeath, "stays")), { silences: 1 }),
   canary("slots that are not write-once", two(sabotaged(slotNotWriteOnce, "stays"))),
-  canary("a live taker is taken for dead", two(sabotaged(takerTakenForDead, "stays")))
+  canary("a live taker is taken for dead", two(sabotaged(takerTakenForDead, "stays"))),
+  {
+    ...endedAndBroken({ wrap: endsWithoutSlot }),
+    name: "canary, an end without the slot, broken",
+    prelude: [],
+    looksFor: ["TwoPrimaries"]
+  },
+  endsWhileRefusing("an end without the slot, the witness closed", (directory, port) =>
+    endsWithoutSlot(endsWithRefusingWitness(directory, port), port)
+  ),
+  endsWhileRefusing("an end through the slot, the witness closed", endsWithRefusingWitness)
 ]
 
 /** A lock in which nothing is wrong, so that the checks themselves are seen to let something pass. */

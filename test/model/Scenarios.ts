@@ -170,6 +170,53 @@ const breakers = kindsOfProof.flatMap(([proofsName, proofs]) => [
   } satisfies Scenario
 ])
 
+const nonceOfFirst = `000001${"0".repeat(26)}`
+
+/** Ends of a leadership that cannot be told as usual, while the process lives on. */
+const ends = kindsOfProof.flatMap(([proofsName, proofs]) => [
+  ...(["loses", "swept", "closed"] as const).map(
+    (leads): Scenario => ({
+      name: `two, one ${leads}, ${proofsName}`,
+      participants: [real(leads), real("releases")],
+      newcomer: real("releases"),
+      start: tombstone,
+      prelude: [untilIt(0, "lead")],
+      proofs,
+      crashes: 1,
+      // While the record of the one whose witness is gone still stands there, only the pid tells that it lives. A witness
+      // that was closed in a process that lives on is all that proves the end.
+      mayFail: proofs.pid && leads !== "closed" ? [] : ["failed OwnerUnverifiable"],
+      looksFor: proofs.witness || leads !== "closed" ? undefined : ["TwoPrimaries", "LockMissing", "EpochNotGreater"]
+    })
+  ),
+  ...(proofs.witness
+    ? [
+        {
+          name: `two threads, stale, ${proofsName}`,
+          participants: [real("stays"), real("releases")],
+          newcomer: real("releases"),
+          start: stale,
+          proofs,
+          crashes: 2,
+          threads: true
+        } satisfies Scenario
+      ]
+    : [])
+])
+
+/** The first one lost its witness and ends; a person says that it is gone, and is right, as it does nothing more. */
+export const endedAndBroken = (options?: Partial<Participant>): Scenario => ({
+  name: "three, one swept and broken",
+  participants: [{ ...real("swept"), ...options }, { ...real("stays"), breaks: nonceOfFirst }, real("stays")],
+  newcomer: real("stays"),
+  start: empty,
+  prelude: [untilIt(0, "stop"), untilIt(0, "link"), untilIt(1, "link")],
+  proofs: { witness: true, pid: false },
+  crashes: 0,
+  glued: isPrivate,
+  mayFail: ["failed BreakRefused", "failed OwnerUnverifiable"]
+})
+
 // -----------------------------------------------------------------------------
 // three processes, every operation on a contended name a step of its own
 // -----------------------------------------------------------------------------
@@ -227,7 +274,7 @@ const trios: ReadonlyArray<Scenario> = [
 ]
 
 /** What the ordinary test run searches to the end. */
-export const ordinary: ReadonlyArray<Scenario> = [...pairs, ...breakers, ...trios]
+export const ordinary: ReadonlyArray<Scenario> = [...pairs, ...breakers, ...ends, endedAndBroken(), ...trios]
 
 const without = <K extends keyof Scenario>(scenario: Scenario, ...keys: ReadonlyArray<K>): Scenario =>
   Object.fromEntries(Object.entries(scenario).filter(([key]) => !(keys as ReadonlyArray<string>).includes(key))) as any
@@ -241,6 +288,7 @@ export const deep: ReadonlyArray<Scenario> = trios
 export const walked: ReadonlyArray<Scenario> = [
   ...pairs.map((scenario) => without(scenario, "newcomer")),
   ...breakers,
+  ...ends.map((scenario) => without(scenario, "newcomer")),
   ...starts
     .slice(1)
     .map(

@@ -31,7 +31,7 @@ export interface Scenario {
   /** What may be left behind by a clean run, because nothing proves that it is of the dead. */
   readonly leaves?: ReadonlyArray<string>
   /** What is looked for; everything if left out. */
-  readonly looksFor?: ReadonlyArray<Violation["kind"]>
+  readonly looksFor?: ReadonlyArray<Violation["kind"]> | undefined
 }
 
 /**
@@ -462,12 +462,10 @@ export class World {
         }
       }
     }
-    if (stopped) {
-      this.tenure &= ~bit
-      this.over |= this.took & bit
-    }
+    if (stopped) this.tenure &= ~bit
     const { end } = this.actors[process]!
     if (end !== undefined) {
+      this.over |= this.took & bit
       const left = this.lockHeader(this.directory)
       if (end === "released" && left !== undefined && !left.released && Model.drawer(left.nonce) === process) {
         const witness = this.entry(`w.${left.nonce}`)
