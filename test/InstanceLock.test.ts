@@ -3,6 +3,7 @@ import * as fs from "node:fs"
 import * as net from "node:net"
 import * as os from "node:os"
 import * as path from "node:path"
+import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
 import { InstanceLock } from "effect-single-instance/InstanceLock"
@@ -295,6 +296,37 @@ describe("FileLock", () => {
         assert.strictEqual(successor.took, took)
         assert.isAbove(successor.record.epoch, second.record.epoch)
         assert.sameMembers([...(yield* standing)], namesOf(successor.record))
+      })
+    )
+  }
+
+  for (const how of ["terminate", "exit"]) {
+    it.scopedLive.skipIf(process.platform !== "linux")(`passes on from a worker thread that ended: ${how}`, () =>
+      Effect.gen(function* () {
+        const directory = yield* temporary
+        const file = fileURLToPath(new URL("../.build/fixtures/worker-leader.mjs", import.meta.url))
+        const start = Effect.acquireRelease(
+          Effect.sync(() =>
+            spawnProcess(process.execPath, [file, directory, how], { stdio: ["pipe", "pipe", "inherit"] })
+          ),
+          (child) => Effect.sync(() => child.kill("SIGKILL"))
+        )
+        const next = (child: Effect.Effect.Success<typeof start>) =>
+          Effect.promise(
+            () => new Promise<string>((resolve) => child.stdout.once("data", (text) => resolve(`${text}`)))
+          )
+        const first = yield* start
+        assert.strictEqual(yield* next(first), "ended\n")
+        // A worker of another process leads although the first process lives, and ends in the same way.
+        const second = yield* start
+        assert.strictEqual(yield* next(second), "ended\n")
+        for (const [child, took] of [
+          [first, "dead D2\n"],
+          [second, "released D0\n"]
+        ] as const) {
+          child.stdin.write("\n")
+          assert.strictEqual(yield* next(child), took)
+        }
       })
     )
   }
