@@ -108,8 +108,9 @@ export const standby: <E, R>(
 })
 
 /**
- * Ends an owner that keeps silent, at the caller's explicit wish: SIGTERM, 5 s later SIGKILL, each after its identity was
- * verified once more. Succeeds with whether the owner is proven dead.
+ * Ends an owner that keeps silent, at the caller's explicit wish: SIGTERM, 5 s later SIGKILL. Directly before each signal
+ * it is asked whether that record still stands and whether the process is still the recorded one; who has released the
+ * lock meanwhile is not signalled. Succeeds with whether the owner is gone: dead, or not the owner any more.
  *
  * @since 0.1.0
  * @category operations
@@ -128,6 +129,7 @@ export const terminate: (
     (seen) => seen._tag !== "Recorded" || seen.record.nonce !== record.nonce || seen.liveness._tag === "Dead"
   )
   for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+    if (yield* isGone) return true
     if (!(yield* verifier.signal(record.process, signal))) return yield* isGone
     for (let round = 0; round < 50; round++) {
       if (yield* isGone) return true

@@ -30,6 +30,7 @@ import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
 import * as Contract from "./internal/contract.js"
 import * as known from "./internal/known.js"
+import * as limit from "./internal/limit.js"
 import * as location from "./internal/location.js"
 import * as Metrics from "./internal/metrics.js"
 import * as wire from "./internal/wire.js"
@@ -289,6 +290,15 @@ export interface Options<Request, Reply, Failure, Broadcast> {
   readonly unavailable: ReadonlyArray<ProtocolError>
 }
 
+// What a launch does round after round.
+interface Rounds<L, A, E> {
+  readonly find: (remaining: number) => Effect.Effect<L | Following, E, Scope.Scope>
+  readonly use: (following: Following, remaining: number, attempts: number) => Effect.Effect<A, E, Scope.Scope>
+  readonly keep: (result: L | A) => boolean
+  /** Whether another round is wanted although this one may have done its work. */
+  readonly repeat?: ((error: TimeoutError | ProtocolError) => boolean) | undefined
+}
+
 // How one round of a launch ended: in a result, or in an error after which another round may end better.
 type Round<A> =
   | { readonly _tag: "Done"; readonly result: A }
@@ -339,6 +349,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
     const timeoutMillis = Duration.toMillis(config.timeout)
     // What is handed over with less time than that could end as unknown only because nobody could have answered.
     const leastMillis = Math.min(200, timeoutMillis / 4)
+    // How long the primary itself must have kept silent before `onUnresponsive: "terminate"` ends it.
+    const chanceMillis = Math.min(Duration.toMillis(config.helloTimeout), timeoutMillis / 2)
 
     const invalid = (detail: string) =>
       new ProtocolError({ reason: "Malformed", protocol: "contract", detail, outcome: "NotDelivered" })
@@ -492,8 +504,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
       ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> => {
         if (replyTimeout === undefined) return deliver(request, restore)
         const delivering = Effect.uninterruptibleMask((restore) => deliver(request, restore))
-        const timely = Effect.timeoutFail(Effect.interruptible(delivering), {
-          duration: replyTimeout,
+        const timely = limit.timeoutFail(delivering, {
+          millis: Duration.toMillis(replyTimeout),
           onTimeout: () =>
             new TimeoutError({
               phase: "reply",
@@ -525,19 +537,21 @@ export const make = <Request, Reply, Failure, Broadcast>(
 
     // Contends or looks, and uses the primary that is found: round after round while another one may end better, until
     // the time is up. What a round opened is closed with it, unless its result is to be kept.
-    const persist = Effect.fnUntraced(function* <L, A, E>(round: {
-      readonly find: (remaining: number) => Effect.Effect<L | Following, E, Scope.Scope>
-      readonly use: (following: Following, remaining: number, attempts: number) => Effect.Effect<A, E, Scope.Scope>
-      readonly keep: (result: L | A) => boolean
-      /** Whether another round is wanted although this one may have done its work. */
-      readonly repeat?: ((error: TimeoutError | ProtocolError) => boolean) | undefined
-    }): Effect.fn.Return<L | A, E | SingleInstanceError, Scope.Scope> {
-      let started = clock.unsafeCurrentTimeMillis()
+    const persist = <L, A, E>(round: Rounds<L, A, E>): Effect.Effect<L | A, E | SingleInstanceError, Scope.Scope> =>
+      limit.measured(timeoutMillis, (now) => persistent(round, now))
+
+    const persistent = Effect.fnUntraced(function* <L, A, E>(
+      round: Rounds<L, A, E>,
+      now: () => number
+    ): Effect.fn.Return<L | A, E | SingleInstanceError, Scope.Scope> {
+      let started = now()
       let deafSince: number | undefined
+      let silent: { readonly nonce: string; readonly since: number } | undefined
       let attempts = 0
       while (true) {
         attempts++
-        const remaining = Math.max(1, started + timeoutMillis - clock.unsafeCurrentTimeMillis())
+        const began = now()
+        const remaining = Math.max(1, started + timeoutMillis - began)
         const once = Effect.gen(function* (): Effect.fn.Return<Round<L | A>, E, Scope.Scope> {
           const found = yield* round.find(remaining)
           if (!isFollowing(found)) return { _tag: "Done", result: found }
@@ -553,16 +567,20 @@ export const make = <Request, Reply, Failure, Broadcast>(
         const outcome = yield* keepIf(once, (outcome) => outcome._tag === "Done" && round.keep(outcome.result))
         if (outcome._tag === "Done") return outcome.result
         const { error, record } = outcome
-        const now = clock.unsafeCurrentTimeMillis()
-        deafSince = isDeaf(error) ? (deafSince ?? now) : undefined
-        const deaf = deafSince !== undefined && now - deafSince >= deafMillis
-        if (!deaf && started + timeoutMillis - now >= leastMillis) continue
+        const time = now()
+        deafSince = isDeaf(error) ? (deafSince ?? time) : undefined
+        const deaf = deafSince !== undefined && time - deafSince >= deafMillis
+        if (error._tag !== "TimeoutError") silent = undefined
+        else if (silent?.nonce !== record.nonce) silent = { nonce: record.nonce, since: began }
+        if (!deaf && started + timeoutMillis - time >= leastMillis) continue
+        // A primary that came only just now has not had its chance to answer.
         const terminated =
-          config.onUnresponsive === "terminate" && error._tag === "TimeoutError"
+          config.onUnresponsive === "terminate" && silent !== undefined && time - silent.since >= chanceMillis
             ? yield* Effect.provide(Election.terminate(id, record), context)
             : false
         if (!terminated) return yield* Effect.fail(error)
-        started = clock.unsafeCurrentTimeMillis()
+        started = now()
+        silent = undefined
       }
     })
 
@@ -603,8 +621,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
       >({
         find: Effect.fnUntraced(function* (remaining) {
           const { contest: own, serving } = yield* contest
-          const verdict = yield* Effect.timeoutFail(Effect.provide(Election.contend(own), context), {
-            duration: remaining,
+          const verdict = yield* limit.timeoutFail(Effect.provide(Election.contend(own), context), {
+            millis: remaining,
             onTimeout: () => new TimeoutError({ phase: "acquire", id, millis: timeoutMillis, outcome: "NotDelivered" })
           })
           return verdict._tag === "Leading" ? yield* lead(verdict, serving, prepared, letter.redelivered) : verdict
@@ -895,7 +913,7 @@ const measured =
     effect: Effect.Effect<A, E, R>
   ): Effect.Effect<A, E, R> =>
     Effect.suspend(() => {
-      const started = clock.unsafeCurrentTimeMillis()
+      const started = limit.monotonicMillis(clock)
       const count = (role: string, outcome: string) =>
         Effect.zipRight(
           Metric.increment(Metric.tagged(Metrics.launches, "role", role)),
@@ -907,7 +925,7 @@ const measured =
             ? count("primary", "")
             : Effect.zipRight(
                 count("delivered", "Delivered"),
-                Metric.update(Metrics.handOff, clock.unsafeCurrentTimeMillis() - started)
+                Metric.update(Metrics.handOff, limit.monotonicMillis(clock) - started)
               )
         ),
         // The application's own failure is an answer of the handler.

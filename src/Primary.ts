@@ -8,6 +8,7 @@ import { randomBytes } from "node:crypto"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as ExecutionStrategy from "effect/ExecutionStrategy"
@@ -26,6 +27,7 @@ import type { InstanceRecord } from "./InstanceRecord.js"
 import { addFinalizer, apart } from "./internal/finalizer.js"
 import * as known from "./internal/known.js"
 import * as lazyScope from "./internal/lazyScope.js"
+import * as limit from "./internal/limit.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
 import { bytesOf, fits, sizeOf } from "./internal/wire.js"
@@ -195,6 +197,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
 ) {
   const { config, record } = options
   const clock = yield* Effect.clock
+  const helloMillis = Duration.toMillis(config.helloTimeout)
   // The connections end together, and behind `shutdown`.
   const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.parallel)
   const requests = new Map<string, Entry | Ended>()
@@ -363,7 +366,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     }
   }
 
-  const now = () => Number(clock.unsafeCurrentTimeNanos() / 1_000_000n)
+  const now = () => limit.monotonicMillis(clock)
   const onRequest = (peer: Peer, request: Message.Request): Effect.Effect<void> => {
     const { id } = request
     // Also where it is refused: the next one may count on it.
@@ -582,11 +585,10 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
             dismissMillis
           )
     ).pipe(Effect.ignore)
-    const peer = yield* Effect.timeoutTo(greet(protocol, address, connection, next), {
-      duration: config.helloTimeout,
-      onSuccess: (peer) => peer,
-      onTimeout: () => undefined
-    }).pipe(Effect.onInterrupt(() => dismiss))
+    const greeted = yield* limit
+      .timeoutOption(greet(protocol, address, connection, next), helloMillis)
+      .pipe(Effect.onInterrupt(() => dismiss))
+    const peer = Option.getOrUndefined(greeted)
     if (peer === undefined) return
     return yield* Effect.ensuring(
       Effect.forEach(rest(), (frame) => onFrame(peer, frame), { discard: true }).pipe(

@@ -22,8 +22,10 @@ import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { firstOf } from "./internal/fallback.js"
 import { addFinalizer } from "./internal/finalizer.js"
+import * as limit from "./internal/limit.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
+import * as runningTime from "./internal/runningTime.js"
 import { bytesOf, fits, sizeOf } from "./internal/wire.js"
 import * as Message from "./Message.js"
 import type { Connection, Protocol } from "./Protocol.js"
@@ -169,15 +171,14 @@ const inboxSize = 256
  * @since 0.1.0
  * @category constructors
  */
-export const connect: (target: Target) => Effect.Effect<Session, TimeoutError | ProtocolError, Scope.Scope> =
-  Effect.fnUntraced(function* (target) {
+export const connect = (target: Target): Effect.Effect<Session, TimeoutError | ProtocolError, Scope.Scope> => {
+  const remaining = Duration.toMillis(target.remaining)
+  return limit.measured(remaining, (now) => {
     const pid = target.record.process.pid
     const { endpoints } = target.record
-    const clock = yield* Effect.clock
-    const now = () => Number(clock.unsafeCurrentTimeNanos()) / 1e6
-    const ends = now() + Duration.toMillis(target.remaining)
+    const ends = now() + remaining
     const helloMillis = Duration.toMillis(target.config.helloTimeout)
-    return yield* firstOf(
+    return firstOf(
       endpoints.map((endpoint, index) =>
         Effect.suspend(() => {
           const share = (ends - now()) / (endpoints.length - index)
@@ -210,6 +211,7 @@ export const connect: (target: Target) => Effect.Effect<Session, TimeoutError | 
       }
     )
   })
+}
 
 // Not there, or not for us. What the primary itself refuses is final.
 const fallbackReasons: ReadonlySet<ProtocolError["reason"]> = new Set([
@@ -231,9 +233,8 @@ const attempt = Effect.fnUntraced(function* (
   const protocol = target.protocols.find((candidate) => candidate.name === endpoint.protocol)
   if (protocol === undefined) return yield* failed("Unavailable", "this launch was not given the protocol")
   const within = <A, E, R>(phase: "connect" | "hello", effect: Effect.Effect<A, E, R>) =>
-    // Interruptible also where the caller is not, or the bound would not be any.
-    Effect.timeoutFail(Effect.interruptible(effect), {
-      duration: millis,
+    limit.timeoutFail(effect, {
+      millis,
       onTimeout: () => new TimeoutError({ phase, id, millis, pid, outcome: "NotDelivered" })
     })
   const { directory } = target
@@ -356,11 +357,9 @@ const converse = Effect.fnUntraced(function* (
   const calls = new Map<string, Call>()
   const waiting = new Set<() => void>()
   const closing = new Set<() => void>()
-  // Time in which we ran: neither a jump of the clock nor our own standing still is the primary's silence.
-  const tickMillis = Math.max(10, Math.min(1_000, millis / 16))
-  let age = 0
-  let ticked = clock.unsafeCurrentTimeMillis()
-  const now = () => age + Math.min(Math.max(0, clock.unsafeCurrentTimeMillis() - ticked), 2 * tickMillis)
+  const tickMillis = runningTime.tickMillis(millis)
+  const ran = runningTime.start(() => limit.monotonicMillis(clock), tickMillis)
+  const { now } = ran
   let heard = 0
   let isUsed = false
   let ticking: Fiber.RuntimeFiber<unknown> | undefined
@@ -547,8 +546,6 @@ const converse = Effect.fnUntraced(function* (
   const strikeMillis = millis - Math.min(1_000, millis / 4)
   const tick = Effect.sync(() => {
     const time = now()
-    age = time
-    ticked = clock.unsafeCurrentTimeMillis()
     // It is not the primary that keeps silent while our own caller takes its time.
     if (consuming || calls.size === 0) return
     if (time - heard >= silentMillis / 4 && (pinging === undefined || pinging.unsafePoll() !== null)) {
@@ -570,7 +567,7 @@ const converse = Effect.fnUntraced(function* (
 
   yield* pump(connection, onFrame).pipe(Effect.catchAll(end), Effect.interruptible, Effect.forkScoped)
   // It runs while something waits, or did a moment ago: an idle conversation costs nothing.
-  const ticks = Effect.repeat(Effect.zipRight(Effect.sleep(tickMillis), tick), {
+  const ticks = Effect.repeat(Effect.zipRight(limit.step(ran, tickMillis), tick), {
     while: () => {
       const goesOn = calls.size > 0 || isUsed
       isUsed = false
@@ -581,8 +578,7 @@ const converse = Effect.fnUntraced(function* (
   const use = () => {
     isUsed = true
     if (ticking !== undefined) return
-    age = now()
-    ticked = clock.unsafeCurrentTimeMillis()
+    ran.tick(tickMillis)
     ticking = fork(ticks)
   }
   yield* addFinalizer(() =>
@@ -609,8 +605,7 @@ const converse = Effect.fnUntraced(function* (
       const stopped = withdraw === undefined ? stop : Effect.unlessEffect(stop, takeBack(call))
       return stopped.pipe(
         // This is a finalizer: what waits in it must be interruptible to have a bound.
-        Effect.interruptible,
-        Effect.timeoutOption(interruptMillis),
+        (stopping) => limit.timeoutOption(stopping, interruptMillis),
         // Also where another interruption ends that.
         Effect.ensuring(leave)
       )

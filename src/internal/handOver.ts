@@ -13,6 +13,7 @@ import * as content from "./content.js"
 import * as directories from "./directory.js"
 import * as line from "./line.js"
 import * as location from "./location.js"
+import * as runningTime from "./runningTime.js"
 import * as wire from "./wire.js"
 
 export interface Options {
@@ -159,7 +160,7 @@ const greetAt = async (
   })
   if (signal?.aborted === true) giveUp()
   signal?.addEventListener("abort", giveUp, { once: true })
-  const timer = setTimeout(giveUp, Math.min(helloMillis, timeoutMillis))
+  const stop = runningTime.limit(Math.min(helloMillis, timeoutMillis), giveUp)
   const greeting = async (): Promise<Session> => {
     const current = await dial(protocol, address, directory)
     opened = current
@@ -217,7 +218,7 @@ const greetAt = async (
     )
     throw cause
   } finally {
-    clearTimeout(timer)
+    stop()
     signal?.removeEventListener("abort", giveUp)
   }
 }
@@ -252,13 +253,10 @@ const talk = (
   request: Uint8Array | undefined
 ): Promise<Answered | Failed> =>
   new Promise((resolve, reject) => {
-    const tickMillis = Math.max(10, Math.min(1_000, millis / 16))
+    const tickMillis = runningTime.tickMillis(millis)
     const strikeMillis = millis - Math.min(1_000, millis / 4)
-    const uptime = () => process.uptime() * 1_000
-    // Time in which we ran: our own standing still is not the primary's silence.
-    let age = 0
-    let ticked = uptime()
-    const now = () => age + Math.min(uptime() - ticked, 2 * tickMillis)
+    const ran = runningTime.start(runningTime.nodeClock, tickMillis)
+    const { now } = ran
     let heard = 0
     let accepted = request === undefined
     let asked = false
@@ -273,7 +271,8 @@ const talk = (
     const close = () => {
       over = true
       clearInterval(timer)
-      clearTimeout(grace)
+      clearImmediate(turn)
+      grace?.()
       signal?.removeEventListener("abort", onAbort)
       line.close()
     }
@@ -364,18 +363,17 @@ const talk = (
       reject(cause)
     }
 
-    let grace: NodeJS.Timeout | undefined
+    let grace: (() => void) | undefined
     const onAbort = () => {
       line.send({ _tag: "Interrupt", id: message })
-      grace = setTimeout(() => failed("Unknown", "Interrupted", "its sender was interrupted"), interruptMillis)
+      grace = runningTime.limit(interruptMillis, () => failed("Unknown", "Interrupted", "its sender was interrupted"))
     }
     signal?.addEventListener("abort", onAbort, { once: true })
 
     const since = 0
-    const timer = setInterval(() => {
-      age = now()
-      ticked = uptime()
-      if (consuming) return
+    const judge = () => {
+      const age = now()
+      if (over || consuming) return
       if (age - heard >= millis / 4 && !pinged) {
         pinged = true
         line.send({ _tag: "Ping" })
@@ -388,6 +386,12 @@ const talk = (
         asked = true
         line.send({ _tag: "Status", id: message, strike: true })
       }
+    }
+    let turn: NodeJS.Immediate | undefined
+    const timer = setInterval(() => {
+      // After a standstill what has arrived is read first.
+      if (ran.tick(tickMillis)) turn = setImmediate(judge)
+      else judge()
     }, tickMillis)
 
     line.listen(
