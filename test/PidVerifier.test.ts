@@ -104,7 +104,7 @@ const realSubjects = (startOf: (pid: number) => string): Layer.Layer<Subjects> =
       : (["sleep", ["600"]] as const)
   return Layer.succeed(Subjects, {
     start: Effect.gen(function* () {
-      const self = yield* (yield* PidVerifier).self
+      const self = yield* Effect.orDie((yield* PidVerifier).self)
       const handle = yield* startProcess(command, args)
       const pid = handle.pid!
       return {

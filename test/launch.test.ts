@@ -349,7 +349,8 @@ const puppet = (script: Script): Effect.Effect<Puppet, never, Scope.Scope> =>
     const home = join(directory, folderName(id))
     fs.mkdirSync(home, { recursive: true, mode: 0o700 })
     const context = yield* Layer.build(Layer.provide(SingleInstance.layerPidVerifier, NodeContext.layer))
-    const self = yield* (context.unsafeMap.get(PidVerifier.PidVerifier.key) as PidVerifier.PidVerifier["Type"]).self
+    const verifier = context.unsafeMap.get(PidVerifier.PidVerifier.key) as PidVerifier.PidVerifier["Type"]
+    const self = yield* Effect.orDie(verifier.self)
     const nonce = "a".repeat(32)
     const key = "b".repeat(64)
     let address = ""

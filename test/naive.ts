@@ -131,7 +131,7 @@ export const layer = (kind: Naive): Layer.Layer<InstanceLock, never, LockFiles |
           const nonce = yield* files.random(16)
           const key = yield* files.random(32)
           const endpoints = yield* options.listen({ nonce, key, directory: directory.path })
-          const self = yield* verifier.self
+          const self = yield* Effect.orDie(verifier.self)
           while (true) {
             const record = new InstanceRecord.InstanceRecord({
               nonce,

@@ -5,11 +5,15 @@
  */
 import type * as Command from "@effect/platform/Command"
 import type * as CommandExecutor from "@effect/platform/CommandExecutor"
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
+import type { IdentityUnavailable } from "../PidVerifier.js"
+import { unavailable } from "./processes.js"
 
 /**
- * What the command printed; `null` where it cannot be started, failed, was killed, or took longer than 5 seconds.
+ * What the command printed; `null` where there is none, or it failed, was killed or took longer than 5 seconds. Fails where
+ * the system can start no program at the moment.
  *
  * @since 0.1.0
  * @category execution
@@ -17,7 +21,7 @@ import * as Stream from "effect/Stream"
 export const commandOutput = (
   executor: CommandExecutor.CommandExecutor,
   command: Command.Command
-): Effect.Effect<string | null> =>
+): Effect.Effect<string | null, IdentityUnavailable> =>
   Effect.flatMap(executor.start(command), (process) =>
     // Both pipes are emptied, or a program with much to complain about would stand still.
     Effect.all(
@@ -27,7 +31,7 @@ export const commandOutput = (
   ).pipe(
     Effect.scoped,
     Effect.map(([stdout, exitCode]) => (exitCode === 0 ? stdout : null)),
-    Effect.catchAllCause(() => Effect.succeed(null)),
+    Effect.catchAllCause((cause) => unavailable(nameOf(command), Cause.squash(cause)) ?? Effect.succeed(null)),
     // The end of the scope waits for the program to die, which one that hangs in the kernel does not.
     Effect.disconnect,
     Effect.timeoutTo({ duration: "5 seconds", onSuccess: (output) => output, onTimeout: () => null }),
@@ -35,3 +39,6 @@ export const commandOutput = (
     Effect.interruptible,
     Effect.disconnect
   )
+
+const nameOf = (command: Command.Command): string =>
+  command._tag === "StandardCommand" ? command.command : nameOf(command.left)

@@ -129,6 +129,25 @@ export const isInUse: (cause: unknown) => boolean = is("EBUSY", "EPERM", "EACCES
 export const isReset: (cause: unknown) => boolean = is("ECONNRESET")
 
 /**
+ * The system could not answer at the moment, for want of descriptors or memory or by a disturbance: it says nothing about
+ * what was asked, and the same question may be answered later.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isPassing: (cause: unknown) => boolean = is(
+  "EMFILE",
+  "ENFILE",
+  "ENOMEM",
+  "ENOBUFS",
+  "EAGAIN",
+  "EWOULDBLOCK",
+  "EBUSY",
+  "EINTR",
+  "EIO"
+)
+
+/**
  * This process may not do it, cannot do it now, or the system has no such thing; it says nothing about the other side.
  *
  * @since 0.1.0

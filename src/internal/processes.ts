@@ -4,9 +4,10 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
 import type { ProcessIdentity } from "../InstanceRecord.js"
 import { alive, dead, type Liveness, unknown } from "../Liveness.js"
-import type { PidVerifier } from "../PidVerifier.js"
+import { IdentityUnavailable, type PidVerifier } from "../PidVerifier.js"
 import * as errno from "./errno.js"
 
 /**
@@ -138,12 +139,12 @@ export const judgeStart = (
  */
 export const makeVerifier = (parts: {
   readonly pid?: number | undefined
-  readonly self: Effect.Effect<ProcessIdentity>
+  readonly self: Effect.Effect<ProcessIdentity, IdentityUnavailable>
   readonly where: (
     recorded: ProcessIdentity,
     options: { readonly local: boolean }
-  ) => Effect.Effect<Liveness | undefined>
-  readonly look: (pid: number) => Effect.Effect<Sighting>
+  ) => Effect.Effect<Liveness | undefined, IdentityUnavailable>
+  readonly look: (pid: number) => Effect.Effect<Sighting, IdentityUnavailable>
   readonly judge?: typeof judgeStart | undefined
   readonly send?: typeof sendSignal | undefined
 }): PidVerifier["Type"] => {
@@ -151,7 +152,7 @@ export const makeVerifier = (parts: {
   const sight = (recorded: ProcessIdentity, options: { readonly local: boolean }): Effect.Effect<Sighting> =>
     Effect.flatMap(where(recorded, options), (verdict) =>
       verdict === undefined ? look(recorded.pid) : Effect.succeed(verdict)
-    )
+    ).pipe(Effect.catchAll((error) => Effect.succeed(unknown(error.message))))
   return {
     pid,
     self,
@@ -167,13 +168,39 @@ export const makeVerifier = (parts: {
 }
 
 /**
- * Computes a value when it is first asked for, and once; one that `keep` rejects is computed anew. Unlike with
- * `Effect.cached`, an asker that is interrupted meanwhile does not leave its interruption to all later ones.
+ * The failure of a file or program that was asked for a part of the identity, if it may pass; else `undefined`.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const unavailable = (source: string, cause: unknown): IdentityUnavailable | undefined => {
+  // The platform wraps the error of the system call.
+  const inner = [cause, typeof cause === "object" && cause !== null && "cause" in cause ? cause.cause : undefined]
+  const passing = inner.find(errno.isPassing)
+  return passing === undefined ? undefined : new IdentityUnavailable({ code: errno.code(passing), source, cause })
+}
+
+/**
+ * Tries a few times within a tenth of a second: descriptors are often short only for a moment.
  *
  * @since 0.1.0
  * @category combinators
  */
-export const once = <A>(effect: Effect.Effect<A>, keep: (value: A) => boolean = () => true): Effect.Effect<A> => {
+export const persistently: <A>(effect: Effect.Effect<A, IdentityUnavailable>) => Effect.Effect<A, IdentityUnavailable> =
+  Effect.retry({ times: 4, schedule: Schedule.spaced("25 millis") })
+
+/**
+ * Computes a value when it is first asked for, and once; one that `keep` rejects is computed anew, and so is one that could
+ * not be had. Unlike with `Effect.cached`, an asker that is interrupted meanwhile does not leave its interruption to all
+ * later ones.
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const once = <A, E>(
+  effect: Effect.Effect<A, E>,
+  keep: (value: A) => boolean = () => true
+): Effect.Effect<A, E> => {
   let known: { readonly value: A } | undefined
   const turn = Effect.unsafeMakeSemaphore(1)
   const get = Effect.suspend(() =>

@@ -30,7 +30,7 @@ import * as validIds from "../internal/validIds.js"
 import type { Proof } from "../Liveness.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
-import { type FileFailure, type LockDirectory, LockFiles, type Standing } from "./LockFiles.js"
+import { type FileFailure, identity, type LockDirectory, LockFiles, type Standing } from "./LockFiles.js"
 import * as Succession from "./Succession.js"
 import { type Candidature, holdsLock, inPlace, isOurs, look, replace, tombstone, tombstoneName } from "./Succession.js"
 
@@ -221,7 +221,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
         nonce,
         epoch: now,
         released: false,
-        process: yield* verifier.self,
+        process: yield* identity(verifier),
         host: hostname(),
         uid: process.geteuid?.() ?? null,
         version,

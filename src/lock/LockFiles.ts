@@ -6,13 +6,14 @@
  */
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
-import type * as Effect from "effect/Effect"
+import * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import type { InstanceId } from "../InstanceId.js"
-import type { Witness } from "../InstanceRecord.js"
+import type { ProcessIdentity, Witness } from "../InstanceRecord.js"
 import type * as content from "../internal/content.js"
 import * as errno from "../internal/errno.js"
+import type { PidVerifier } from "../PidVerifier.js"
 import type { LockError } from "../SingleInstanceError.js"
 
 /**
@@ -34,6 +35,19 @@ export class FileFailure extends Data.TaggedError("FileFailure")<{
     return `${this.operation} of ${this.name} failed: ${errno.explain(this.code)}`
   }
 }
+
+/**
+ * Who this process is; what the system cannot tell at the moment is a failure like that of a file.
+ *
+ * @since 0.1.0
+ * @category operations
+ */
+export const identity = (verifier: PidVerifier["Type"]): Effect.Effect<ProcessIdentity, FileFailure> =>
+  Effect.mapError(
+    verifier.self,
+    ({ cause, code, source }) =>
+      new FileFailure({ code, operation: "read", name: `the identity of this process (${source})`, cause })
+  )
 
 /**
  * What stands under a name. `Special` is anything but a regular file; `identity` then tells it from any other.

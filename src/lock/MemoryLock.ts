@@ -104,7 +104,10 @@ export const make: Effect.Effect<InstanceLock["Type"], never, MemoryStore | PidV
     readonly listen: (candidate: Candidate) => Effect.Effect<ReadonlyArray<Endpoint>, E, R>
   }): Effect.fn.Return<Verdict, LockError | E, R | Scope.Scope> {
     const { id } = options
-    const self = yield* verifier.self
+    const self = yield* Effect.mapError(
+      verifier.self,
+      (error) => new LockError({ reason: "DirectoryUnusable", id, detail: error.message, cause: error })
+    )
     while (true) {
       const gone = store.changed()
       const current = store.get(id)
@@ -184,7 +187,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, MemoryStore | PidV
       const record = store.get(id)
       if (liveness._tag === "Dead" || record === undefined || record.nonce !== nonce) return
       store.set(id, tombstone(record, record.epoch))
-    })
+    }).pipe(Effect.ignore)
 
   const tombstone = (record: InstanceRecord, epoch: number) =>
     new InstanceRecord({

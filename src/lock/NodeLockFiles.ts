@@ -25,7 +25,7 @@ import * as locations from "../internal/location.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { SingleInstanceConfig } from "../SingleInstanceConfig.js"
 import { LockError } from "../SingleInstanceError.js"
-import { FileFailure, type LockDirectory, LockFiles, type Probe } from "./LockFiles.js"
+import { FileFailure, identity, type LockDirectory, LockFiles, type Probe } from "./LockFiles.js"
 
 /**
  * The platform's place for the folders of all instances. From the user database, not from HOME, TMPDIR or XDG_*: those
@@ -91,7 +91,7 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
       return Option.some(
         yield* makeDirectory(
           directory,
-          Effect.map(verifier.self, (self) => self.machine)
+          Effect.map(identity(verifier), (self) => self.machine)
         ).pipe(
           Effect.mapError(
             (failure) => new LockError({ reason: "DirectoryUnusable", id, path: directory, detail: failure.message })
@@ -137,7 +137,7 @@ const attempt = <A>(operation: string, name: string, run: () => A): Effect.Effec
 
 const makeDirectory = Effect.fnUntraced(function* (
   directory: string,
-  machine: Effect.Effect<string | null>
+  machine: Effect.Effect<string | null, FileFailure>
 ): Effect.fn.Return<LockDirectory, FileFailure, Scope.Scope> {
   const at = (name: string) => path.join(directory, name)
   const type = yield* attempt("statfs", directory, () => fs.statfsSync(directory).type)

@@ -17,7 +17,7 @@ import * as InstanceRecord from "../InstanceRecord.js"
 import * as Liveness from "../Liveness.js"
 import type { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
-import { type Content, FileFailure, type LockDirectory, type LockFiles } from "./LockFiles.js"
+import { type Content, FileFailure, identity, type LockDirectory, type LockFiles } from "./LockFiles.js"
 
 type Record = InstanceRecord.InstanceRecord
 
@@ -119,6 +119,8 @@ const maxChain = 1_000
  * @category constructors
  */
 export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): Succession => {
+  const ownBoot = Effect.match(verifier.self, { onFailure: () => null, onSuccess: ({ boot }) => boot })
+
   const judge: Succession["judge"] = Effect.fnUntraced(function* (directory, { name, record }) {
     // A tombstone in a slot is the word of somebody who still has to put it in place, and who may live.
     if (record.released && name === directory.lockName) return Liveness.dead("D0", "its owner released it")
@@ -127,7 +129,7 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
     if (witness !== null && directory.local) {
       // A socket's refusal speaks for this kernel only; a kernel's lock does not survive a restart anyway.
       const isKernelLock = witness.name.startsWith("k.")
-      if (isKernelLock || (process.boot !== null && process.boot === (yield* verifier.self).boot)) {
+      if (isKernelLock || (process.boot !== null && process.boot === (yield* ownBoot))) {
         const probe = yield* directory.probe(witness)
         if (probe._tag === "Answered") return Liveness.alive("its liveness witness answers")
         if (probe._tag === "Refused") {
@@ -160,7 +162,7 @@ export const make = (files: LockFiles["Type"], verifier: PidVerifier["Type"]): S
         if (
           !record.released &&
           record.process.pid === verifier.pid &&
-          InstanceRecord.isSameProcess(record.process, yield* verifier.self)
+          InstanceRecord.isSameProcess(record.process, yield* identity(verifier))
         ) {
           return yield* failed("AlreadyHeldInProcess", `process ${record.process.pid} is this one`, ownerOf(record))
         }

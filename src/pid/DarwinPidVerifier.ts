@@ -15,12 +15,13 @@ import {
   judgeWhere,
   makeVerifier,
   once,
+  persistently,
   presence,
   type Sighting,
   unreadable
 } from "../internal/processes.js"
 import { dead } from "../Liveness.js"
-import { PidVerifier } from "../PidVerifier.js"
+import { type IdentityUnavailable, PidVerifier } from "../PidVerifier.js"
 
 /**
  * One line of `ps -o stat= -o lstart=`. `start` is `null` where it is not the date that the C locale writes, as two forms
@@ -95,7 +96,7 @@ export const make: Effect.Effect<PidVerifier["Type"], never, CommandExecutor.Com
     )
     const self = once(
       Effect.map(
-        Effect.all({ row: ps(process.pid), boot, machine }, { concurrency: "unbounded" }),
+        persistently(Effect.all({ row: ps(process.pid), boot, machine }, { concurrency: "unbounded" })),
         (found) =>
           new ProcessIdentity({
             pid: process.pid,
@@ -108,7 +109,7 @@ export const make: Effect.Effect<PidVerifier["Type"], never, CommandExecutor.Com
       )
     )
 
-    const look = Effect.fnUntraced(function* (pid: number): Effect.fn.Return<Sighting> {
+    const look = Effect.fnUntraced(function* (pid: number): Effect.fn.Return<Sighting, IdentityUnavailable> {
       // Signal 0 succeeds on a zombie, too, so that ESRCH says all.
       if (presence(pid) === "none") return absent(pid)
       const output = yield* ps(pid)

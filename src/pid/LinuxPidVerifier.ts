@@ -11,9 +11,19 @@ import * as Either from "effect/Either"
 import * as Layer from "effect/Layer"
 import { ProcessIdentity } from "../InstanceRecord.js"
 import * as errno from "../internal/errno.js"
-import { absent, judgeWhere, makeVerifier, once, presence, type Sighting, unreadable } from "../internal/processes.js"
+import {
+  absent,
+  judgeWhere,
+  makeVerifier,
+  once,
+  persistently,
+  presence,
+  type Sighting,
+  unavailable,
+  unreadable
+} from "../internal/processes.js"
 import { dead, unknown } from "../Liveness.js"
-import { PidVerifier } from "../PidVerifier.js"
+import { type IdentityUnavailable, PidVerifier } from "../PidVerifier.js"
 
 /**
  * What one line of `/proc/PID/stat` tells: the state's letter, the number of threads, and the start in clock ticks since
@@ -72,9 +82,9 @@ export const isOwnStatus = (status: string, pid: number): boolean => {
  */
 export const make: Effect.Effect<PidVerifier["Type"], never, FileSystem.FileSystem> = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
-  const self = once(readSelf(fs))
+  const self = once(persistently(readSelf(fs)))
 
-  const look = (pid: number, again: number): Effect.Effect<Sighting> =>
+  const look = (pid: number, again: number): Effect.Effect<Sighting, IdentityUnavailable> =>
     Effect.flatMap(Effect.either(fs.readFileString(`/proc/${pid}/stat`)), (line) => {
       if (Either.isLeft(line)) {
         const seen = presence(pid)
@@ -130,33 +140,42 @@ const isNotFound = (error: PlatformError): boolean => error._tag === "SystemErro
 const isGone = (error: PlatformError): boolean =>
   isNotFound(error) || (error._tag === "SystemError" && errno.code(error.cause) === "ESRCH")
 
-const readSelf = (fs: FileSystem.FileSystem): Effect.Effect<ProcessIdentity> => {
-  const text = (path: string) => Effect.orElseSucceed(fs.readFileString(path), () => "")
-  const namespace = (name: string) =>
-    fs.readLink(`/proc/self/ns/${name}`).pipe(
-      Effect.map((link) => /\[(\d{1,20})\]$/.exec(link)?.[1] ?? null),
-      Effect.catchAll((error) => Effect.succeed(isNotFound(error) ? ("none" as const) : null))
+// Only what the system denies for good is unknown; what fails for a passing reason fails the whole.
+const readSelf = (fs: FileSystem.FileSystem): Effect.Effect<ProcessIdentity, IdentityUnavailable> => {
+  const denied =
+    <A>(path: string, otherwise: (error: PlatformError) => A) =>
+    (error: PlatformError) =>
+      unavailable(path, error) ?? Effect.succeed(otherwise(error))
+  const text = (path: string) =>
+    Effect.catchAll(
+      fs.readFileString(path),
+      denied(path, () => "")
     )
+  const namespace = (name: string) => {
+    const path = `/proc/self/ns/${name}`
+    return fs.readLink(path).pipe(
+      Effect.map((link) => /\[(\d{1,20})\]$/.exec(link)?.[1] ?? null),
+      Effect.catchAll(denied(path, (error) => (isNotFound(error) ? ("none" as const) : null)))
+    )
+  }
   const device = (path: string) =>
     fs.stat(path).pipe(
       Effect.map((info) => info.dev),
-      Effect.orElseSucceed(() => null)
+      Effect.catchAll(denied(path, () => null))
     )
   return Effect.map(
-    Effect.all(
-      {
-        status: text("/proc/self/status"),
-        stat: text("/proc/self/stat"),
-        pidNamespace: namespace("pid"),
-        timeNamespace: namespace("time"),
-        boot: text(bootPath),
-        bootDevice: device(bootPath),
-        procDevice: device("/proc"),
-        etc: text("/etc/machine-id"),
-        dbus: text("/var/lib/dbus/machine-id")
-      },
-      { concurrency: "unbounded" }
-    ),
+    // One after the other, so that one free descriptor is enough.
+    Effect.all({
+      status: text("/proc/self/status"),
+      stat: text("/proc/self/stat"),
+      pidNamespace: namespace("pid"),
+      timeNamespace: namespace("time"),
+      boot: text(bootPath),
+      bootDevice: device(bootPath),
+      procDevice: device("/proc"),
+      etc: text("/etc/machine-id"),
+      dbus: text("/var/lib/dbus/machine-id")
+    }),
     (found) => {
       const trusted = isOwnStatus(found.status, process.pid)
       const pidNamespace = found.pidNamespace === "none" ? null : found.pidNamespace

@@ -16,12 +16,13 @@ import {
   judgeStart,
   makeVerifier,
   once,
+  persistently,
   presence,
   type Sighting,
   unreadable
 } from "../internal/processes.js"
 import { type Liveness, unknown } from "../Liveness.js"
-import { PidVerifier } from "../PidVerifier.js"
+import { type IdentityUnavailable, PidVerifier } from "../PidVerifier.js"
 
 /**
  * What the query of a process answered. `start` is a file time, in units of 100 ns since 1601; `source` says who told it,
@@ -119,23 +120,26 @@ export const make: Effect.Effect<PidVerifier["Type"], never, CommandExecutor.Com
       isKnown
     )
     const self = once(
-      Effect.map(Effect.all({ started: query(process.pid), machine }, { concurrency: "unbounded" }), (found) => {
-        const started = found.started?._tag === "Started" ? found.started : undefined
-        return new ProcessIdentity({
-          pid: process.pid,
-          start: started?.start ?? null,
-          // Nothing names a boot: LastBootUpTime is the clock less the uptime and moves with every correction of the clock,
-          // so that one boot would look like two. It is not needed either: a start is a point in time and not a distance
-          // from the boot, so that the same machine, pid and start mean the same process, over any number of boots.
-          boot: null,
-          pidNamespace,
-          timeNamespace: started?.source ?? null,
-          machine: found.machine
-        })
-      })
+      Effect.map(
+        persistently(Effect.all({ started: query(process.pid), machine }, { concurrency: "unbounded" })),
+        (found) => {
+          const started = found.started?._tag === "Started" ? found.started : undefined
+          return new ProcessIdentity({
+            pid: process.pid,
+            start: started?.start ?? null,
+            // Nothing names a boot: LastBootUpTime is the clock less the uptime and moves with every correction of the clock,
+            // so that one boot would look like two. It is not needed either: a start is a point in time and not a distance
+            // from the boot, so that the same machine, pid and start mean the same process, over any number of boots.
+            boot: null,
+            pidNamespace: pidNamespace(),
+            timeNamespace: started?.source ?? null,
+            machine: found.machine
+          })
+        }
+      )
     )
 
-    const look = Effect.fnUntraced(function* (pid: number): Effect.fn.Return<Sighting> {
+    const look = Effect.fnUntraced(function* (pid: number): Effect.fn.Return<Sighting, IdentityUnavailable> {
       if (presence(pid) === "none") return absent(pid)
       const answer = yield* query(pid)
       if (answer?._tag === "Started") {
@@ -173,16 +177,20 @@ export const layer: Layer.Layer<PidVerifier, never, CommandExecutor.CommandExecu
 
 // Containers see processes of their own, and may have the machine id of the image that they were made from; their host
 // names differ. A name that changes costs a verdict, never the lock.
-const pidNamespace = `windows:${hostname()
-  .replace(/[^A-Za-z0-9.-]/g, "_")
-  .slice(0, 100)}`
+let namespace: string | undefined
+const pidNamespace = (): string => {
+  namespace ??= `windows:${hostname()
+    .replace(/[^A-Za-z0-9.-]/g, "_")
+    .slice(0, 100)}`
+  return namespace
+}
 
 const judgeMachine = (recorded: ProcessIdentity, own: string | null): Liveness | undefined => {
   if (own === null) return unknown("this system does not tell its machine id")
   if (recorded.machine === null) return unknown("the record does not say on which machine it was written")
   if (recorded.machine !== own) return unknown("it was recorded on another machine", { otherHost: true })
-  if (recorded.pidNamespace !== pidNamespace) {
-    return unknown(`its pid counts elsewhere (${recorded.pidNamespace ?? "unknown"}, here ${pidNamespace})`)
+  if (recorded.pidNamespace !== pidNamespace()) {
+    return unknown(`its pid counts elsewhere (${recorded.pidNamespace ?? "unknown"}, here ${pidNamespace()})`)
   }
   return undefined
 }

@@ -137,7 +137,7 @@ const naive = (
           nonce,
           epoch: now,
           released: false,
-          process: yield* verifier.self,
+          process: yield* Effect.orDie(verifier.self),
           host: "host",
           uid: 1_000,
           version,
