@@ -124,7 +124,8 @@ export const make = (
   let start = 0
   let end = 0
   let scheduled = false
-  let draining: Array<Resume<void>> = []
+  // Senders that found no room, first come, first served. While there are any, whoever comes later queues up behind them.
+  const queue: Array<{ resume: Resume<void> | undefined }> = []
   const writing = new Set<Resume<void>>()
   let ending = false
   let silent = true
@@ -136,10 +137,9 @@ export const make = (
     if (lost !== undefined) return lost
     lost = error(options, reason, "Unknown", detail, cause)
     const failed = Effect.fail(lost)
-    const senders = [...draining, ...writing]
-    draining = []
+    for (const sender of queue) sender.resume?.(failed)
+    for (const resume of writing) resume(failed)
     writing.clear()
-    for (const resume of senders) resume(failed)
     wake()
     return lost
   }
@@ -207,16 +207,35 @@ export const make = (
   // By the end of each write. Node takes a stream for full only when `write` returns (20.20): "drain" does not come for who
   // began to wait within one that was through by then.
   const release = () => {
-    if (draining.length === 0 || isFull()) return
-    const senders = draining
-    draining = []
-    for (const resume of senders) resume(Effect.void)
+    const first = queue[0]
+    if (first?.resume === undefined || isFull()) return
+    const { resume } = first
+    // It is the first until it has written.
+    first.resume = undefined
+    resume(Effect.void)
   }
-  const drain: Effect.Effect<void, ProtocolError> = Effect.async((resume) => {
-    if (lost !== undefined) resume(Effect.fail(lost))
-    else if (isFull()) draining.push(resume)
-    else resume(Effect.void)
-  })
+  const inTurn = (frame: Uint8Array): Effect.Effect<void, ProtocolError> =>
+    Effect.acquireUseRelease(
+      Effect.sync(() => {
+        const sender: (typeof queue)[number] = { resume: undefined }
+        queue.push(sender)
+        return sender
+      }),
+      (sender) =>
+        Effect.zipRight(
+          Effect.async<void, ProtocolError>((resume) => {
+            if (lost !== undefined) return resume(Effect.fail(lost))
+            if (queue[0] === sender && !isFull()) return resume(Effect.void)
+            sender.resume = resume
+          }),
+          Effect.suspend(() => (put(frame) ? Effect.void : sendLarge(frame)))
+        ),
+      (sender) =>
+        Effect.sync(() => {
+          queue.splice(queue.indexOf(sender), 1)
+          release()
+        })
+    )
   const flush = () => {
     scheduled = false
     if (start === end) return
@@ -244,9 +263,10 @@ export const make = (
       if (offer(frame)) return Effect.void
       if (frame.length > options.maxFrameBytes) return Effect.fail(tooLarge(options, frame.length))
       if (lost !== undefined) return Effect.fail(lost)
-      return isFull() ? Effect.zipRight(drain, send(frame)) : sendLarge(frame)
+      return isFull() || queue.length > 0 ? inTurn(frame) : sendLarge(frame)
     })
-  const offer = (frame: Uint8Array | string): boolean => {
+  const offer = (frame: Uint8Array | string): boolean => queue.length === 0 && put(frame)
+  const put = (frame: Uint8Array | string): boolean => {
     // A character has three bytes at most.
     const most = typeof frame === "string" ? frame.length * 3 : frame.length
     if (most >= largeFrame || most > options.maxFrameBytes || lost !== undefined || isFull()) return false

@@ -430,7 +430,8 @@ export class SharedRings extends Duplex {
     return moved
   }
 
+  // At most one waits to go out, however often the peer asks: whoever hears it looks at all that is there by then.
   private ring(): void {
-    if (!this.ended && this.carrier.writable) this.carrier.write(bell)
+    if (!this.ended && this.carrier.writable && this.carrier.writableLength === 0) this.carrier.write(bell)
   }
 }

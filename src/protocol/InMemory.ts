@@ -134,6 +134,8 @@ class Side {
   lost: ProtocolError | undefined
   readonly arrival: Waiting = new Set()
   readonly room: Waiting = new Set()
+  // Those that have been given a frame to send and wait, in the order in which they were.
+  readonly senders: Array<object> = []
 
   constructor(
     readonly process: Process,
@@ -227,7 +229,7 @@ const scoped = (side: Side): Effect.Effect<Connection, never, Scope.Scope> =>
   )
 
 const makeConnection = (side: Side): Connection => {
-  const send: Connection["send"] = (frame) =>
+  const sendInTurn = (frame: Uint8Array, turn: object): Effect.Effect<void, ProtocolError> =>
     whileThawed(side.process, () => {
       if (frame.length > side.maxFrameBytes) {
         const detail = `a frame of ${frame.length} bytes is above the limit of ${side.maxFrameBytes}`
@@ -235,15 +237,27 @@ const makeConnection = (side: Side): Connection => {
       }
       if (side.lost !== undefined) return Effect.fail(side.lost)
       const peer = side.peer
-      if (isFull(peer)) {
-        const room = waitIn(peer.room, () => !isFull(peer) || side.lost !== undefined)
-        return Effect.zipRight(room, send(frame))
-      }
+      const mayGo = () => side.lost !== undefined || (side.senders[0] === turn && !isFull(peer))
+      if (!mayGo()) return Effect.zipRight(waitIn(peer.room, mayGo), sendInTurn(frame, turn))
       peer.inbox.push(new Uint8Array(frame))
       peer.bytes += frame.length
       wake(peer.arrival)
       return Effect.void
     })
+  const send: Connection["send"] = (frame) =>
+    Effect.acquireUseRelease(
+      Effect.sync(() => {
+        const turn = {}
+        side.senders.push(turn)
+        return turn
+      }),
+      (turn) => sendInTurn(frame, turn),
+      (turn) =>
+        Effect.sync(() => {
+          side.senders.splice(side.senders.indexOf(turn), 1)
+          wake(side.peer.room)
+        })
+    )
   const receive: Connection["receive"] = whileThawed(side.process, () => {
     if (side.inbox.length === 0) {
       if (side.lost !== undefined) return Effect.fail(side.lost)

@@ -356,6 +356,31 @@ export const suite = (
       })
     )
 
+    it.scopedLive("lets no later sender overtake those that wait for room", () =>
+      Effect.gen(function* () {
+        const { connect, listener } = yield* both
+        const { far, near } = yield* pair(listener, connect)
+        const total = 240
+        let given = 0
+        const give = Effect.suspend(() => {
+          const frame = Buffer.alloc(given % 2 === 0 ? 70_000 : 300)
+          frame.writeUInt32BE(given++)
+          return near.send(frame)
+        })
+        // Whoever is through gives its next one at once, before those that wait have been woken.
+        const program = Effect.forEach(Array.from({ length: total / 12 }), () => give, { discard: true })
+        yield* Effect.fork(Effect.forEach(Array.from({ length: 12 }), () => program, { concurrency: "unbounded" }))
+        const numbers: Array<number> = []
+        while (numbers.length < total) {
+          for (const frame of yield* far.receive) numbers.push(Buffer.from(frame).readUInt32BE(0))
+        }
+        assert.deepStrictEqual(
+          numbers,
+          Array.from({ length: total }, (_, n) => n)
+        )
+      })
+    )
+
     it.scopedLive(`serves ${connectionCount} connections at once`, () =>
       Effect.gen(function* () {
         const { connect, listener } = yield* both
