@@ -84,8 +84,9 @@ export const Options: Schema.Struct<{
  * - `maxRemembered`: how many ended requests a primary can still tell the outcome of. 10,000.
  * - `encoding`: how a secondary would like messages to be written, `"json"` or `"msgpack"`. JSON is the faster one in Node,
  *   MessagePack the smaller one for numbers; a primary that cannot write it answers in JSON.
- * - `onUnresponsive`: `"fail"` never touches a primary that keeps silent; `"terminate"` ends it after its identity was
- *   verified once more, and contends.
+ * - `onUnresponsive`: `"fail"` never touches a primary that keeps silent; `"terminate"` ends it, if directly before each
+ *   signal it still owns the lock and is still the recorded process, and contends. Time in which the launch itself stood
+ *   still (stopped, suspended, a blocked event loop) is not the primary's silence, here and in all limits.
  *
  * @since 0.1.0
  * @category context

@@ -8,6 +8,7 @@ import { NodeContext } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import {
   Cause,
+  Clock,
   Context,
   Effect,
   Exit,
@@ -124,7 +125,12 @@ const realSubjects = (startOf: (pid: number) => string): Layer.Layer<Subjects> =
 // programs of other systems
 // -------------------------------------------------------------------------------------
 
-type Answer = { readonly stdout: string; readonly exitCode?: number } | "hangs" | "missing" | "dies"
+type Answer =
+  | { readonly stdout: string; readonly exitCode?: number }
+  | { readonly code: string }
+  | "hangs"
+  | "missing"
+  | "dies"
 
 /** An executor that answers instead of programs, and the command lines that it was given. */
 const fakeExecutor = (answer: (line: string, command: Command.StandardCommand) => Answer) => {
@@ -138,6 +144,12 @@ const fakeExecutor = (answer: (line: string, command: Command.StandardCommand) =
       lines.push(line)
       const answered = answer(line, command)
       if (answered === "missing") return Effect.fail(failure("NotFound"))
+      if (typeof answered === "object" && "code" in answered) {
+        const cause = Object.assign(new Error(answered.code), { code: answered.code })
+        return Effect.fail(
+          new PlatformError.SystemError({ reason: "Unknown", module: "Command", method: "spawn", cause })
+        )
+      }
       const hangs = answered === "hangs"
       const dies = answered === "dies"
       return Effect.succeed({
@@ -529,6 +541,9 @@ const statLine = (fields: { pid?: number; comm?: string; state?: string; threads
   `${fields.pid ?? 42} (${fields.comm ?? "node"}) ${fields.state ?? "S"} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 ` +
   `${fields.threads ?? 1} 0 ${fields.start ?? "777"} 3133440 388 18446744073709551615\n`
 
+// A clock on which every pause is over at once.
+const hurried: Clock.Clock = Object.assign(Object.create(Clock.make()), { sleep: () => Effect.yieldNow() })
+
 describe.runIf(linux)("LinuxPidVerifier, made-up files", () => {
   const missing = failure("NotFound", "ENOENT")
   const other = "f".repeat(32)
@@ -626,6 +641,31 @@ describe.runIf(linux)("LinuxPidVerifier, made-up files", () => {
       const denied = yield* linuxWith({ [path]: failure("PermissionDenied", "EACCES") })
       assert.strictEqual(describeVerdict(yield* denied.verify(recorded, local)), "Unknown")
     })
+  )
+
+  it.scopedLive("an identity that cannot be read at the moment is a failure, and is read whole later", () =>
+    Effect.gen(function* () {
+      const real = yield* (yield* linuxVerifier).self
+      for (const code of ["EMFILE", "ENFILE", "ENOMEM", "EIO", "EINTR"]) {
+        for (const path of [
+          "/proc/self/status",
+          "/proc/self/stat",
+          "/proc/self/ns/pid",
+          "/proc/self/ns/time",
+          "/proc/sys/kernel/random/boot_id",
+          "/etc/machine-id"
+        ]) {
+          const files: Files = { [path]: failure("Unknown", code) }
+          const verifier = yield* linuxWith(files)
+          const failed = yield* Effect.flip(verifier.self)
+          assert.deepStrictEqual([failed._tag, failed.code, failed.source], ["IdentityUnavailable", code, path])
+          assert.strictEqual(describeVerdict(yield* verifier.verify(real, local)), "Unknown")
+          delete files[path]
+          assert.deepStrictEqual({ ...(yield* verifier.self) }, { ...real })
+          assert.strictEqual(describeVerdict(yield* verifier.verify(real, local)), "Alive")
+        }
+      }
+    }).pipe(Effect.withClock(hurried))
   )
 
   it.scopedLive("a /proc that shows another process as self is not trusted, with the same number either", () =>
@@ -882,6 +922,23 @@ describe("DarwinPidVerifier", () => {
       assert.strictEqual(describeVerdict(yield* verifier.verify(recorded(), local)), "Alive")
       assert.strictEqual(yield* verifier.self, self)
     })
+  )
+
+  it.scopedLive(
+    "where no program can be started at the moment the identity is a failure, and is read whole later",
+    () =>
+      Effect.gen(function* () {
+        for (const code of ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"]) {
+          let short = true
+          const { layer } = fakeExecutor((line, command) => (short ? { code } : macos(line, command)))
+          const verifier = yield* build(DarwinPidVerifier.layer, layer)
+          const failed = yield* Effect.flip(verifier.self)
+          assert.deepStrictEqual([failed._tag, failed.code], ["IdentityUnavailable", code])
+          short = false
+          const self = yield* verifier.self
+          assert.isTrue(self.start !== null && self.boot !== null && self.machine !== null)
+        }
+      }).pipe(Effect.withClock(hurried))
   )
 
   it.scoped("a program that hangs is given up after 5 seconds, in an uninterruptible region, too", () =>

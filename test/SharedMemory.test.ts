@@ -312,6 +312,54 @@ describe("SharedMemory", () => {
     })
   )
 
+  it.scopedLive.skipIf(process.platform === "win32")(
+    "keeps one bell at most for a peer that asks for one with each byte and reads none",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporary
+        const file = path.join(directory, "m.bells")
+        const carriers: Array<net.Socket> = []
+        let received = 0
+        const server = net.createServer((carrier) => {
+          carriers.push(carrier)
+          const rings = new SharedRings(carrier, "server", { native: native.load, directory })
+          rings.lend((chunk) => {
+            received += chunk.length
+          })
+        })
+        yield* Effect.acquireRelease(
+          Effect.async<void>((resume) => void server.listen(file, () => resume(Effect.void))),
+          () =>
+            Effect.sync(() => {
+              for (const carrier of carriers) carrier.destroy()
+              server.close()
+            })
+        )
+        const { cells, socket } = yield* puppet(file)
+        socket.pause()
+        const asked = 3_000
+        let most = 0
+        yield* Effect.async<void>((resume) => {
+          const step = () => {
+            const at = Atomics.load(cells, layout.head)
+            if (at === asked) return resume(Effect.void)
+            if (Atomics.load(cells, layout.tail) === at) {
+              Atomics.store(cells, layout.waiting, 1)
+              Atomics.store(cells, layout.head, at + 1)
+            }
+            if (Atomics.exchange(cells, layout.sleeping, 0) === 1) socket.write(Buffer.of(1))
+            most = Math.max(most, carriers[0]!.writableLength)
+            setImmediate(step)
+          }
+          step()
+        })
+        yield* until("all bytes", () => received === asked)
+        assert.isAtMost(most, 1)
+        // The system's own buffer is full by then, so that it was not for lack of bells.
+        assert.strictEqual(carriers[0]!.writableLength, 1)
+      })
+  )
+
   const hostile: ReadonlyArray<
     readonly [what: string, act: (peer: Effect.Effect.Success<ReturnType<typeof puppet>>) => void]
   > = [

@@ -19,7 +19,8 @@ import { ProtocolError } from "../SingleInstanceError.js"
  * It is set up and woken over a socket `m.<nonce>` in the instance's directory, under the address `shm:m.<nonce>` (on
  * Windows over a named pipe), which also ends with either process. The memory has no name on Linux and cannot be truncated
  * (memfd_create(2)); on Windows it is a section of the paging file; else a file `g.<random>`, 0600, in the directory, which
- * is removed as soon as both have mapped it.
+ * is removed as soon as both have mapped it. A peer that keeps such a file open can truncate it, and who then touches the
+ * memory gets a SIGBUS.
  *
  * It needs the optional package `koffi`, which is loaded with the first connection.
  *
