@@ -39,6 +39,7 @@ import { background, type CommandError, foreground, Signals } from "./internal/c
 import * as Contract from "./internal/contract.js"
 import * as durationText from "./internal/durationText.js"
 import * as location from "./internal/location.js"
+import * as output from "./internal/output.js"
 import { type ProtocolName, protocol, protocolNames } from "./internal/platform.js"
 import type { Conclude } from "./internal/quick.js"
 import * as supervisors from "./internal/supervisor.js"
@@ -167,26 +168,33 @@ export const run = (argv: ReadonlyArray<string>): Effect.Effect<number, never, E
             outcome: "NotDelivered",
             message: stripVTControlCharacters(HelpDoc.toAnsiText(error.error)).trim()
           })
-        : write(process.stderr, "See `single-instance --help`.\n")
+        : write("stderr", "See `single-instance --help`.\n")
     return cli([...argv.slice(0, 2), ...own]).pipe(
       Effect.map(() => (own.length === 0 ? exitCodes.usage : exitCode)),
       Effect.catchAll((error) => Effect.as(misused(error), exitCodes.usage)),
       withConsole,
-      Effect.provide(Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger)))
+      Effect.provide(Logger.replace(Logger.defaultLogger, logger))
     )
   })
 
 /**
  * Runs a command line as this process: ends it with the exit code, and by a signal with 128 and its number, all released.
- * A second signal does not wait.
+ * A second signal does not wait. `descriptors` are those from 3 on that a command of `run` is to inherit.
  *
  * @since 0.1.0
  * @category running
  */
-export const main = (argv: ReadonlyArray<string>): void => {
+export const main = (argv: ReadonlyArray<string>, descriptors: ReadonlyArray<number> = []): void => {
   const supervisor = supervisors.supervise(() => fiber.unsafeInterruptAsFork(fiber.id()))
   const fiber = Effect.runFork(
-    run(argv).pipe(Effect.provideService(Signals, { redirect: supervisor.redirect }), Effect.provide(platform))
+    run(argv).pipe(
+      Effect.provideService(Signals, {
+        redirect: supervisor.redirect,
+        ignoresHangup: supervisor.ignoresHangup,
+        descriptors
+      }),
+      Effect.provide(platform)
+    )
   )
   supervisor.watchOutput()
   fiber.addObserver((exit) => {
@@ -230,13 +238,12 @@ export const conclude: Conclude = ({ ending, id, json, millis }) => {
 
 // Only a question reads the terminal; the layer of Node would open the input of the command that we run at once.
 const terminal = Terminal.Terminal.of({
-  columns: Effect.sync(() => process.stdout.columns ?? 0),
-  rows: Effect.sync(() => process.stdout.rows ?? 0),
+  columns: Effect.sync(() => (isatty(1) ? process.stdout.columns : 0)),
+  rows: Effect.sync(() => (isatty(1) ? process.stdout.rows : 0)),
   isTTY: Effect.sync(() => isatty(1)),
   readInput: Effect.flatMap(NodeTerminal.make(), ({ readInput }) => readInput),
   readLine: Effect.scoped(Effect.flatMap(NodeTerminal.make(), ({ readLine }) => readLine)),
-  display: (text) =>
-    write(process.stdout, telling.isColourful(process.stdout) ? text : text.replace(/\u001b\[[\d;]*m/g, ""))
+  display: (text) => write("stdout", telling.isColourful("stdout") ? text : text.replace(/\u001b\[[\d;]*m/g, ""))
 })
 
 const platform = Layer.mergeAll(
@@ -257,6 +264,8 @@ const footer = HelpDoc.blocks([
 ])
 
 const takeWords = ["run", "send"]
+// `@effect/cli` has no options whose value may be left out.
+const unlimited = "unlimited"
 const names = [...takeWords, "listen", "status", "break"]
 
 // `@effect/cli` would look for its own options behind `--`, too. Where a command takes nothing there, it may as well: so
@@ -264,8 +273,12 @@ const names = [...takeWords, "listen", "status", "break"]
 const split = (words: ReadonlyArray<string>) => {
   const at = words.indexOf("--")
   const own = at < 0 ? words : words.slice(0, at)
-  return takeWords.includes(own.find((word) => names.includes(word)) ?? "")
-    ? { own, rest: at < 0 ? [] : words.slice(at + 1) }
+  const name = own.find((word) => names.includes(word))
+  return name !== undefined && takeWords.includes(name)
+    ? {
+        own: name === "run" ? own.map((word) => (word === "--wait" ? `--wait=${unlimited}` : word)) : own,
+        rest: at < 0 ? [] : words.slice(at + 1)
+      }
     : { own: words, rest: [] }
 }
 
@@ -336,6 +349,28 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
         "What the first launch runs for each later one: a line for the shell, in the later one's directory and with its arguments appended."
       ),
       stdin: Options.boolean("stdin").pipe(Options.withDescription("A later launch hands over its standard input.")),
+      wait: text(
+        "wait",
+        "duration",
+        `Hand over nothing: wait for the end of the command that runs, then run this one. "--wait" waits for ever, "--wait=5s" at most so long.`,
+        waitOf
+      ),
+      nonblock: Options.boolean("nonblock").pipe(
+        Options.withAlias("n"),
+        Options.withDescription("Hand over nothing: where a command runs, end at once with 1.")
+      ),
+      conflictExitCode: text(
+        "conflict-exit-code",
+        "number",
+        "What --nonblock, or --wait after its time, ends with instead of 1.",
+        exitCodeOf
+      ).pipe(Options.withAlias("E")),
+      close: Options.boolean("close").pipe(
+        Options.withAlias("o"),
+        Options.withDescription(
+          "The command does not inherit the lock: where this process is killed, the lock is free."
+        )
+      ),
       protocols,
       timeout,
       dir,
@@ -429,6 +464,19 @@ const durationOf = (text: string): Effect.Effect<Duration.Duration, string> => {
   return found === undefined ? Effect.fail(`expected ${durationText.expected}`) : Effect.succeed(found)
 }
 
+// As flock(1) has it: a number is one of seconds.
+const waitOf = (text: string): Effect.Effect<Duration.Duration, string> =>
+  text === unlimited
+    ? Effect.succeed(Duration.infinity)
+    : /^\d+(\.\d+)?$/.test(text)
+      ? Effect.succeed(Duration.seconds(Number(text)))
+      : durationOf(text)
+
+const exitCodeOf = (text: string): Effect.Effect<number, string> =>
+  /^\d{1,3}$/.test(text) && Number(text) <= 255
+    ? Effect.succeed(Number(text))
+    : Effect.fail("an exit code is a number from 0 to 255")
+
 const protocolsOf = (text: string): Effect.Effect<ReadonlyArray<ProtocolName>, string> => {
   const given = [...new Set(text.split(",").map((name) => name.trim()))]
   const unknown = given.find((name) => !protocolNames.some((known) => known === name))
@@ -478,23 +526,35 @@ const provide = <A, E, R>(options: Given, effect: Effect.Effect<A, E, R>) => {
   return Effect.provide(effect, layer)
 }
 
-const launch = Effect.fnUntraced(function* (
-  options: Common & {
-    readonly command: ReadonlyArray<string>
-    readonly onLaunch: string | undefined
-    readonly stdin: boolean
-  }
-) {
+interface LaunchOptions extends Common {
+  readonly command: ReadonlyArray<string>
+  readonly onLaunch: string | undefined
+  readonly stdin: boolean
+  readonly wait: Duration.Duration | undefined
+  readonly nonblock: boolean
+  readonly conflictExitCode: number | undefined
+  readonly close: boolean
+}
+
+const launch = Effect.fnUntraced(function* (options: LaunchOptions) {
   const { command, tell } = options
+  const conflict = conflictOf(options)
+  if (conflict !== undefined) return yield* new UsageError({ reason: "ConflictingOptions", message: conflict })
   const [file = "", ...args] = command
 
   const primary = (stdin?: Uint8Array) => (primary: Primary) =>
-    lead(
-      tell,
-      primary,
-      handler(tell, primary, options.onLaunch),
-      foreground(file, args, { env: environment(primary), stdin })
+    lead(tell, primary, handler(tell, primary, options.onLaunch, notTaken(primary)), (serve) =>
+      foreground(file, args, {
+        env: environment(primary),
+        stdin,
+        lock: options.close ? undefined : primary.descriptor,
+        // Before that nobody's launch is taken: the command may not even be found.
+        started: serve,
+        onSignal: refuser(primary)
+      })
     )
+
+  if (options.nonblock || options.wait !== undefined) return yield* inTurn(options, primary())
 
   const whole = (stdin?: Uint8Array) =>
     SingleInstance.SingleInstance.enforce({
@@ -518,6 +578,77 @@ const launch = Effect.fnUntraced(function* (
   return yield* Effect.flatMap(readStdin(maxFrameBytes), whole)
 })
 
+const conflictOf = ({ conflictExitCode, nonblock, stdin, wait }: LaunchOptions): string | undefined => {
+  const inTurn = nonblock ? "--nonblock" : wait !== undefined ? "--wait" : undefined
+  if (nonblock && wait !== undefined) return "--wait and --nonblock exclude each other"
+  if (stdin && inTurn !== undefined) return `--stdin and ${inTurn} exclude each other: ${inTurn} hands over nothing`
+  return conflictExitCode !== undefined && !nonblock && (wait === undefined || !Duration.isFinite(wait))
+    ? "--conflict-exit-code needs --nonblock, or --wait with a duration"
+    : undefined
+}
+
+// As flock(1) does: runs when nobody else does, or ends with the exit code of a conflict.
+const inTurn = Effect.fnUntraced(function* <E, R>(
+  options: LaunchOptions,
+  use: (primary: Primary) => Effect.Effect<number, E, R>
+) {
+  const { command, conflictExitCode = 1, id, json, nonblock, tell, wait = Duration.infinity } = options
+  const decided = yield* Deferred.make<"run" | "conflict">()
+  const waiting = yield* Deferred.make<void>()
+  let owner: LockError["owner"]
+  const running = SingleInstance.SingleInstance.standby({
+    launch: { argv: command },
+    onFollow: (followed) => {
+      owner = followed
+      return nonblock
+        ? Effect.asVoid(Deferred.succeed(decided, "conflict"))
+        : Effect.zipRight(
+            Deferred.succeed(waiting, undefined),
+            tell({ event: "standby", primary: { pid: followed.pid } })
+          )
+    },
+    primary: (primary) =>
+      Effect.flatMap(Deferred.succeed(decided, "run"), (first) => (first ? use(primary) : Effect.never))
+  })
+  const late = Duration.isFinite(wait)
+    ? Deferred.await(waiting).pipe(
+        Effect.zipRight(Effect.sleep(wait)),
+        Effect.zipRight(Deferred.succeed(decided, "conflict"))
+      )
+    : Effect.never
+  const refused = Effect.gen(function* () {
+    if ((yield* Deferred.await(decided)) === "run") return yield* Effect.never
+    // A job of cron that runs into itself sends no mail.
+    if (json || output.isTerminal("stderr")) {
+      const detail = `already running as process ${owner?.pid}`
+      yield* tell(eventOf(new LockError({ reason: "AlreadyRunning", id, detail, owner })))
+    }
+    return conflictExitCode
+  })
+  return yield* Effect.raceFirst(running, Effect.raceFirst(refused, Effect.zipRight(late, Effect.never)))
+})
+
+// Who asks a command to end waits for that no longer than this in vain, in milliseconds: it may take the signal for
+// something else, as shells and servers do.
+const refusingMillis = 5_000
+
+// A command that was told to end takes nothing more: a launch that comes now is to start its own.
+const refuser = (primary: Primary) => {
+  let terminated = false
+  let timer: NodeJS.Timeout | undefined
+  const refuse = (on: boolean) => Effect.runSync(primary.refuseNewcomers(on))
+  return (signal: NodeJS.Signals) => {
+    terminated ||= signal === "SIGTERM"
+    if (!terminated && !["SIGHUP", "SIGINT", "SIGQUIT", "SIGBREAK"].includes(signal)) return
+    clearTimeout(timer)
+    refuse(true)
+    if (!terminated) timer = setTimeout(() => refuse(false), refusingMillis).unref()
+  }
+}
+
+const notTaken = (primary: Primary) => (launch: IncomingLaunch) =>
+  Effect.as(launch.stderr(`single-instance: already running as process ${primary.pid}\n`), 0)
+
 const listenTo = Effect.fnUntraced(function* (options: Common & { readonly standby: boolean }) {
   const { tell } = options
   const refused = yield* Deferred.make<never, LockError>()
@@ -534,7 +665,13 @@ const listenTo = Effect.fnUntraced(function* (options: Common & { readonly stand
               owner
             })
           ),
-    primary: (primary) => lead(tell, primary, handler(tell, primary, undefined), Effect.never)
+    primary: (primary) =>
+      lead(
+        tell,
+        primary,
+        handler(tell, primary, undefined, () => Effect.succeed(0)),
+        (serve) => Effect.zipRight(serve, Effect.never)
+      )
   })
   return yield* Effect.raceFirst(listening, Deferred.await(refused)).pipe(
     // Nobody may read it any more.
@@ -553,7 +690,7 @@ const statusOf = (options: Common) =>
   Effect.flatMap(SingleInstance.SingleInstance, ({ inspect }) =>
     Effect.flatMap(inspect, (seen) => {
       const event = statusEvent(seen)
-      const code = event.alive === null ? exitCodes.lock : event.alive ? 0 : exitCodes.nobody
+      const code = event.alive === null || event.state === "held" ? exitCodes.lock : event.alive ? 0 : exitCodes.nobody
       return Effect.as(options.tell(event), code)
     })
   )
@@ -566,7 +703,7 @@ const breakLock = Effect.fnUntraced(function* (options: Common & { readonly yes:
   yield* tell(statusEvent(seen))
   // There is nothing to break.
   if (nonce === undefined || state === "released") return 0
-  if (state === "primary") {
+  if (state === "primary" || state === "held") {
     return yield* new LockError({ reason: "BreakRefused", id, path: seen.location, detail: evidence, owner })
   }
   if (!options.yes) {
@@ -592,7 +729,7 @@ const lead = <E, R>(
   tell: Tell,
   primary: Primary,
   handler: (launch: IncomingLaunch) => Effect.Effect<number>,
-  running: Effect.Effect<number, E, R>
+  use: (serve: Effect.Effect<void>) => Effect.Effect<number, E, R>
 ) =>
   Effect.gen(function* () {
     const { endpoints, epoch, id, pid, took } = primary
@@ -601,16 +738,20 @@ const lead = <E, R>(
       Effect.catchAll(({ detail }) => tell({ event: "lost", reason: detail })),
       Effect.forkScoped
     )
-    yield* primary.serve((_, launch) => handler(launch))
-    return yield* running
+    return yield* use(primary.serve((_, launch) => handler(launch)))
   })
 
 const handler =
-  (tell: Tell, primary: Primary, onLaunch: string | undefined) =>
+  (
+    tell: Tell,
+    primary: Primary,
+    onLaunch: string | undefined,
+    otherwise: (launch: IncomingLaunch) => Effect.Effect<number>
+  ) =>
   (launch: IncomingLaunch): Effect.Effect<number> => {
     const { argv, cwd, from, message, protocol, stdin } = launch
     const announced = tell({ event: "launch", message, argv, cwd, protocol, from: { pid: from.pid } })
-    if (onLaunch === undefined) return Effect.as(announced, 0)
+    if (onLaunch === undefined) return Effect.zipRight(announced, otherwise(launch))
     const env = {
       ...environment(primary),
       SINGLE_INSTANCE_MESSAGE: message,
@@ -664,9 +805,9 @@ const teller = (json: boolean, beside: boolean): Tell => {
       if (again) return Effect.void
       if (json) return print(event)
       const wrong = event.event === "lost" || event.event === "error"
-      const stream = beside || wrong ? process.stderr : process.stdout
+      const stream = beside || wrong ? "stderr" : "stdout"
       // What others launch would get into the screen of a command that draws one.
-      const unwanted = beside && !wrong && (!stream.isTTY || event.event === "launch")
+      const unwanted = beside && !wrong && (!output.isTerminal(stream) || event.event === "launch")
       return unwanted
         ? Effect.void
         : write(stream, `${telling.coloured(stream, colours[event.event], sentence(event))}\n`)
@@ -674,19 +815,19 @@ const teller = (json: boolean, beside: boolean): Tell => {
 }
 
 // Waits until it is flushed: whoever makes the output goes no faster than it is read, and the end loses nothing.
-const write = (stream: NodeJS.WriteStream, data: string | Uint8Array): Effect.Effect<void> =>
-  Effect.async((resume) => {
-    stream.write(data, () => resume(Effect.void))
-  })
+const write = (name: output.Name, data: string | Uint8Array): Effect.Effect<void> =>
+  Effect.promise(() => output.write(name, data))
 
-const print = (event: Event): Effect.Effect<void> => write(process.stdout, `${JSON.stringify(event)}\n`)
+const logger = Logger.map(Logger.logfmtLogger, (line) => void output.write("stderr", `${line}\n`))
+
+const print = (event: Event): Effect.Effect<void> => write("stdout", `${JSON.stringify(event)}\n`)
 
 const shower = ({ json, tell }: Common) => {
   const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() }
   return (stream: "stdout" | "stderr", chunk: Uint8Array): Effect.Effect<void> =>
     json
       ? tell({ event: "output", stream, text: decoders[stream].decode(chunk, { stream: true }) })
-      : write(process[stream], chunk)
+      : write(stream, chunk)
 }
 
 const told = (
@@ -703,7 +844,7 @@ const statusEvent = ({ endpoints, evidence, id, location, nonce, owner, state }:
   epoch: owner?.epoch ?? null,
   since: owner === undefined ? null : new Date(owner.startedAt).toISOString(),
   endpoints,
-  alive: state === "primary" ? true : state === "free" || state === "released" || state === "dead" ? false : null,
+  alive: state === "primary" ? true : ["free", "released", "held", "dead"].includes(state) ? false : null,
   evidence,
   host: owner?.host ?? null,
   version: owner?.version ?? null,
@@ -806,6 +947,7 @@ const report = (event: Event & { readonly event: "status" }): string => {
     primary: `Process ${pid} is the primary`,
     free: "Nobody is the primary",
     released: `Nobody is the primary; process ${pid} released it`,
+    held: `Nobody is the primary; process ${pid} has ended, but a command that it started still runs and holds the lock`,
     dead: `Nobody is the primary; process ${pid} died without releasing it`,
     unverifiable: `It cannot be told whether process ${pid} is the primary`,
     unreadable: "It cannot be told who is the primary: the record cannot be read",
@@ -835,7 +977,7 @@ const shown = (text: string): string =>
 // `@effect/cli` always writes colours.
 const withConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Console.consoleWith((console) => {
-    const show = (stream: NodeJS.WriteStream) => (text: string) =>
+    const show = (stream: output.Name) => (text: string) =>
       write(stream, `${telling.isColourful(stream) ? text : stripVTControlCharacters(text)}\n`)
-    return Effect.withConsole(effect, { ...console, log: show(process.stdout), error: show(process.stderr) })
+    return Effect.withConsole(effect, { ...console, log: show("stdout"), error: show("stderr") })
   })

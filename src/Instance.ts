@@ -170,6 +170,16 @@ export interface Primary<Request, Reply, Failure, Broadcast = never> {
    * the message does not fit the contract's schema.
    */
   readonly broadcast: (message: Broadcast) => Effect.Effect<number, ProtocolError>
+  /**
+   * The file descriptor that shows others that this process lives, where the lock has one. As with flock(2), a child that
+   * inherits it holds the lock until it ends, also where this process dies before.
+   */
+  readonly descriptor: number | undefined
+  /**
+   * While on, newcomers are refused with reason `ShuttingDown` and try again; accepted requests go on. For a process that
+   * was told to end and cannot end at once.
+   */
+  readonly refuseNewcomers: (on: boolean) => Effect.Effect<void>
   /** Refuses newcomers and lets accepted requests end, within the bound of the option `drain`. */
   readonly shutdown: Effect.Effect<void>
   /** Never succeeds; fails with reason `Lost` when leadership ended on evidence. */
@@ -230,7 +240,8 @@ export interface Client<Request, Reply, Failure, Broadcast = never> {
 export interface Inspection {
   readonly id: InstanceId
   readonly location: string
-  readonly state: "free" | "released" | "primary" | "dead" | "unverifiable" | "unreadable" | "newer"
+  /** `held`: the primary has ended, and a process that it started has inherited its lock and still runs. */
+  readonly state: "free" | "released" | "primary" | "held" | "dead" | "unverifiable" | "unreadable" | "newer"
   /** Why we think so. */
   readonly evidence: string
   readonly owner: (Owner & { readonly version: string | null; readonly argv0: string }) | undefined
@@ -472,6 +483,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
         broadcast: (message) =>
           Effect.flatMap(Effect.mapError(codec.encodeBroadcast(message), invalid), server.broadcast),
         lost: leader.lost,
+        descriptor: leader.descriptor,
+        refuseNewcomers: (on) => Effect.sync(() => server.refuseNewcomers(on)),
         shutdown: server.shutdown,
         serve: (handler) => server.install(handle(id, codec, handler))
       }
@@ -491,7 +504,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
         patience: Duration.millis(patienceMillis),
         gone: following.gone
       }
-      return { target, session: yield* Secondary.connect(target) }
+      return { target, session: yield* Effect.raceFirst(Secondary.connect(target), whereHeld(following.record)) }
     })
 
     // Sends at once, and waits where interruption is restored.
@@ -535,6 +548,44 @@ export const make = <Request, Reply, Failure, Broadcast>(
         Contract.conclude(codec, encoded, failed)
     }
 
+    // Whether the owner has ended and somebody who inherited its witness has not.
+    const isHeld = (seen: Observation): Effect.Effect<boolean> =>
+      seen._tag === "Recorded" && !seen.record.released && seen.liveness._tag === "Alive"
+        ? Effect.map(verifier.verify(seen.record.process, { local: false }), ({ _tag }) => _tag === "Dead")
+        : Effect.succeed(false)
+
+    // Looks twice, as the owner may end between the look at its witness and the look at its process.
+    const observe = Effect.gen(function* () {
+      const first = yield* lock.inspect(id)
+      if (!(yield* isHeld(first))) return { seen: first, held: false }
+      const seen = yield* lock.inspect(id)
+      return { seen, held: yield* isHeld(seen) }
+    })
+
+    const heldError = (record: InstanceRecord) =>
+      new LockError({
+        reason: "OwnerEnded",
+        id,
+        detail: `process ${record.process.pid} has ended, but a command that it started still runs and holds the lock; nobody takes messages`,
+        owner: ownerOf(record)
+      })
+
+    // Fails where that is so, and looks once, as soon as a connection takes longer than usual. In two looks, as a child
+    // that is just being started has all that its parent had, for a moment.
+    const whereHeld = (record: InstanceRecord): Effect.Effect<never, LockError> => {
+      const held = Effect.orElseSucceed(
+        Effect.map(observe, ({ held }) => held),
+        () => false
+      )
+      const look = (millis: number) => Effect.zipRight(Effect.sleep(millis), held)
+      return Effect.interruptible(
+        Effect.if(Effect.if(look(200), { onTrue: () => look(100), onFalse: () => Effect.succeed(false) }), {
+          onTrue: () => heldError(record),
+          onFalse: () => Effect.never
+        })
+      )
+    }
+
     // Contends or looks, and uses the primary that is found: round after round while another one may end better, until
     // the time is up. What a round opened is closed with it, unless its result is to be kept.
     const persist = <L, A, E>(round: Rounds<L, A, E>): Effect.Effect<L | A, E | SingleInstanceError, Scope.Scope> =>
@@ -547,6 +598,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
       let started = now()
       let deafSince: number | undefined
       let silent: { readonly nonce: string; readonly since: number } | undefined
+      let held = false
       let attempts = 0
       while (true) {
         attempts++
@@ -567,6 +619,12 @@ export const make = <Request, Reply, Failure, Broadcast>(
         const outcome = yield* keepIf(once, (outcome) => outcome._tag === "Done" && round.keep(outcome.result))
         if (outcome._tag === "Done") return outcome.result
         const { error, record } = outcome
+        if (isDeaf(error) || error._tag === "TimeoutError") {
+          // In two rounds, as above.
+          const before = held
+          held = (yield* Effect.orElseSucceed(observe, () => ({ held: false }))).held
+          if (held && before) return yield* heldError(record)
+        }
         const time = now()
         deafSince = isDeaf(error) ? (deafSince ?? time) : undefined
         const deaf = deafSince !== undefined && time - deafSince >= deafMillis
@@ -752,7 +810,12 @@ export const make = <Request, Reply, Failure, Broadcast>(
           Effect.annotateLogs({ module: "effect-single-instance", id })
         ),
       connect,
-      inspect: Effect.map(lock.inspect(id), (seen) => inspection(id, seen)),
+      inspect: Effect.map(observe, ({ held, seen }) => {
+        const seenAs = inspection(id, seen)
+        if (!held) return seenAs
+        const evidence = `process ${seenAs.owner?.pid} has ended, but a process that it started still holds its liveness witness`
+        return { ...seenAs, state: "held" as const, evidence }
+      }),
       breakLock: (nonce) => lock.breakLock(id, nonce)
     }
   })

@@ -49,6 +49,11 @@ export interface Leading {
   /** What proved the predecessor's death, where it died. */
   readonly proof: Proof | undefined
   readonly directory: string | null
+  /**
+   * The file descriptor of the liveness witness. A process that inherits it keeps the witness alive until it ends, as with
+   * flock(2). `undefined` where the lock has none.
+   */
+  readonly descriptor?: number | undefined
   /** Fails with reason `Lost` on evidence that the lock is ours no more; any other trouble keeps it. */
   readonly check: Effect.Effect<void, LockError>
   /** Completes when something changed where the lock lives: a hint to check. */

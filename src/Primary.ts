@@ -93,6 +93,8 @@ export class Unreadable extends Data.TaggedError("Unreadable")<{ readonly detail
 export interface Server {
   /** Installs the handler; requests that waited for one start. A later one replaces it for requests to come. */
   readonly install: <R>(handler: Handler<R>) => Effect.Effect<void, never, Exclude<R, Scope.Scope>>
+  /** While on, what is new is refused with reason `ShuttingDown`; what was accepted goes on. */
+  readonly refuseNewcomers: (on: boolean) => void
   /** Refuses what is new, lets accepted requests end within the bound, then interrupts them. */
   readonly shutdown: Effect.Effect<void>
   /** This process leads no more: refuses what is new and interrupts what runs. */
@@ -211,6 +213,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   let running = 0
   let handled = 0
   let closing: "ShuttingDown" | "NotPrimary" | undefined
+  let refusing = false
   let closed = false
   let run: ((entry: Entry) => void) | undefined
 
@@ -379,7 +382,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     if (peer.connection.recovered === true && request.repeatable !== true) {
       return tell(peer, { _tag: "State", id, state: "unknown" })
     }
-    if (closing !== undefined) return refuse(peer, id, closing)
+    if (closing !== undefined || refusing) return refuse(peer, id, closing ?? "ShuttingDown")
     // Answers that the peer has already taken may count as unsent for a moment: that is no reason to refuse its next ones.
     if (peer.open.size >= config.maxInFlight || peer.unsent >= 2 * config.maxInFlight) return refuse(peer, id, "Busy")
     const { deadline = Number.POSITIVE_INFINITY } = request
@@ -497,8 +500,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     ) => Effect.as(Effect.ignore(connection.send(Message.encode({ _tag: "Refused", reason, detail }))), undefined)
     const hello = yield* next
     if (hello._tag !== "Hello") return yield* refused("Malformed", "a conversation begins with Hello")
-    if (closing === "ShuttingDown") return yield* refused(closing, "the primary is going away")
     if (closing === "NotPrimary") return yield* refused(closing, "this process lost the lock")
+    if (closing !== undefined || refusing) return yield* refused("ShuttingDown", "the primary is going away")
     if (hello.id !== options.id) return yield* refused("Forbidden", "this is another instance")
     const wire = commonWire(Message.wire, hello.wire)
     if (wire === undefined) {
@@ -662,6 +665,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         })
       )
     })
+  const refuseNewcomers = (on: boolean) => {
+    refusing = on
+  }
   const shutdown = close("ShuttingDown")
   const abdicate = close("NotPrimary")
 
@@ -765,7 +771,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       )
     })
 
-  return { install, shutdown, abdicate, broadcast, serve }
+  return { install, refuseNewcomers, shutdown, abdicate, broadcast, serve }
 })
 
 // To ask each reference of a fiber what becomes of it in another one costs a tenth of a small request; hardly any does more

@@ -92,6 +92,7 @@ const advice = {
   AlreadyHeldInProcess: "this process holds the lock already; provide one layer and share it",
   OwnerUnverifiable:
     "it cannot be told whether the recorded owner lives; if you are sure that it does not, break the lock",
+  OwnerEnded: "wait until that command ends, or end it; `run --wait` waits for it",
   OwnerOnOtherHost: "the owner was recorded on another host; if you are sure that it is gone, break the lock",
   RecordUnreadable:
     "the record cannot be read and is never taken for stale; if you are sure that nobody runs, break the lock",
@@ -112,6 +113,7 @@ const advice = {
  * - `AlreadyRunning`: a primary lives; `owner` says who.
  * - `AlreadyHeldInProcess`: this very process is the primary already, through another layer, worker or copy of the package.
  * - `OwnerUnverifiable`, `OwnerOnOtherHost`: neither a proof of death nor a sign of life, e.g. across containers.
+ * - `OwnerEnded`: the primary has ended, but a command that it started inherited the lock and still runs.
  * - `RecordUnreadable`: torn, huge, foreign or not a regular file; nothing was deleted.
  * - `RecordNewer`: written by a later version, which is taken for alive.
  * - `DirectoryInsecure`, `DirectoryUnusable`, `FilesystemUnsupported`: where the lock should live. `path` is what is
@@ -131,6 +133,7 @@ export class LockError extends Schema.TaggedError<LockError>("effect-single-inst
     "AlreadyRunning",
     "AlreadyHeldInProcess",
     "OwnerUnverifiable",
+    "OwnerEnded",
     "OwnerOnOtherHost",
     "RecordUnreadable",
     "RecordNewer",

@@ -2,7 +2,12 @@
 import * as module from "node:module"
 import * as directory from "./internal/directory.js"
 import * as location from "./internal/location.js"
+import * as output from "./internal/output.js"
 import { handOver } from "./internal/quick.js"
+import { inheritedDescriptors } from "./internal/startup.js"
+
+// Before this process opens any of its own.
+const descriptors = process.argv.includes("run") ? inheritedDescriptors() : []
 
 // Compiled code is kept where only we can write: in a folder for all, somebody else's could be waiting.
 const load = () => {
@@ -12,6 +17,7 @@ const load = () => {
   return import("./Cli.js")
 }
 
+output.guard()
 const privatePlace = (): string | undefined => {
   try {
     const place = location.defaultDirectory()
@@ -23,5 +29,5 @@ const privatePlace = (): string | undefined => {
 }
 
 void handOver(process.argv, async (options) => (await load()).conclude(options)).then(async (done) => {
-  if (!done) (await load()).main(process.argv)
+  if (!done) (await load()).main(process.argv, descriptors)
 })

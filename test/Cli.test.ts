@@ -1,12 +1,15 @@
 /**
  * The bundled bin as its users have it: each test starts real processes, in a directory of its own.
  */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process"
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn, spawnSync } from "node:child_process"
+import { randomUUID } from "node:crypto"
 import {
+  closeSync,
   copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   realpathSync,
@@ -63,6 +66,8 @@ interface StartOptions {
   /** Left out: nothing. Open as long as `end` is not true. */
   readonly stdin?: string
   readonly open?: boolean
+  /** From 3 on. */
+  readonly descriptors?: ReadonlyArray<number | "ignore">
 }
 
 const until = (what: () => string, condition: () => boolean, seconds = 30) =>
@@ -77,7 +82,20 @@ const until = (what: () => string, condition: () => boolean, seconds = 30) =>
 const environment = () => {
   const env: NodeJS.ProcessEnv = { ...process.env, NO_COLOR: "" }
   for (const name of Object.keys(env)) if (name.startsWith("SINGLE_INSTANCE_")) delete env[name]
+  // The tests themselves may run under nohup.
+  delete env._
   return env
+}
+
+/** Ends what a test started and is in no group of its any more, such as the command of a wrapper that was killed. */
+const killMarked = (mark: string) => {
+  for (const pid of existsSync("/proc/self/environ") ? readdirSync("/proc").filter((name) => /^\d+$/.test(name)) : []) {
+    try {
+      if (readFileSync(`/proc/${pid}/environ`, "latin1").includes(mark)) process.kill(Number(pid), "SIGKILL")
+    } catch {
+      // It has ended, or is not ours.
+    }
+  }
 }
 
 /** Starts a program in a group of its own, which dies with the test. */
@@ -87,13 +105,14 @@ const start = (
   options: StartOptions = {}
 ): Effect.Effect<Started, never, Scope.Scope> =>
   Effect.acquireRelease(
-    Effect.async<Started>((resume) => {
+    Effect.async<Started & { readonly mark: string }>((resume) => {
+      const mark = randomUUID()
       const child = spawn(command, args, {
         cwd: options.cwd ?? folder,
-        env: { ...environment(), ...options.env },
-        stdio: "pipe",
+        env: { ...environment(), TEST_MARK: mark, ...options.env },
+        stdio: ["pipe", "pipe", "pipe", ...(options.descriptors ?? [])],
         detached: true
-      })
+      }) as ChildProcessWithoutNullStreams
       const chunks: { stdout: Array<Buffer>; stderr: Array<Buffer> } = { stdout: [], stderr: [] }
       let closed: number | NodeJS.Signals | undefined
       child.stdout.on("data", (chunk) => chunks.stdout.push(chunk))
@@ -114,7 +133,8 @@ const start = (
       child.once("error", (error) => resume(Effect.die(error)))
       child.once("spawn", () =>
         resume(
-          Effect.succeed<Started>({
+          Effect.succeed({
+            mark,
             pid: child.pid!,
             process: child,
             stdout: () => text("stdout"),
@@ -139,7 +159,7 @@ const start = (
         )
       )
     }),
-    ({ pid, process: child }) =>
+    ({ mark, pid, process: child }) =>
       Effect.async<void>((resume) => {
         const done = () => resume(Effect.void)
         if (child.exitCode !== null || child.signalCode !== null) done()
@@ -149,6 +169,7 @@ const start = (
         } catch {
           // The group has ended.
         }
+        killMarked(mark)
       })
   )
 
@@ -226,7 +247,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
 
         const second = yield* done(["run", "app", "--json", "--", "sleep", "60"])
         assert.strictEqual(second.code, 0)
-        const delivered = second.events()[0]
+        const delivered = yield* second.event("delivered")
         assert.hasAllKeys(delivered, ["event", "message", "protocol", "exitCode", "primary"])
         assert.strictEqual(delivered.exitCode, 0)
         assert.strictEqual(delivered.protocol, "unix")
@@ -554,6 +575,363 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         yield* third.kill("SIGINT")
         assert.strictEqual(yield* third.exit, 130)
         yield* first.kill("SIGCONT")
+      })
+    )
+  })
+
+  describe("run as a parent", () => {
+    /** A command that says its pid, then runs on. */
+    const lasting = ["sh", "-c", 'echo "pid=$$"; exec sleep 60']
+    const pidOf = (started: Started) =>
+      Effect.map(started.says("pid="), () => Number(/pid=(\d+)/.exec(started.stdout())![1]))
+    const killWrapper = (wrapper: Started) =>
+      Effect.zipRight(
+        wrapper.kill("SIGKILL"),
+        until(
+          () => `the end of ${wrapper.pid}`,
+          () => !isRunning(wrapper.pid)
+        )
+      )
+
+    it.scopedLive("keeps the lock while the command lives, also when the wrapper is killed", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["run", "app", "--", ...lasting])
+        const pid = yield* pidOf(first)
+        yield* killWrapper(first)
+        assert.isTrue(isRunning(pid))
+        const second = yield* done(["run", "app", "--json", "--", "echo", "SECOND"])
+        assert.strictEqual(second.code, 73)
+        const error = second.events()[0]
+        assert.deepStrictEqual([error.error, error.reason, error.outcome], ["LockError", "OwnerEnded", "NotDelivered"])
+        assert.include(error.message, `process ${first.pid} has ended, but a command that it started still runs`)
+        assert.notInclude(second.stdout(), "SECOND")
+        const sent = yield* done(["send", "app", "--", "x"])
+        assert.strictEqual(sent.code, 73)
+        assert.include(sent.stderr(), "nobody takes messages")
+
+        const status = yield* done(["status", "app", "--json"])
+        assert.deepStrictEqual([status.code, status.events()[0].state, status.events()[0].alive], [73, "held", false])
+        assert.include((yield* done(["status", "app"])).stdout(), `process ${first.pid} has ended`)
+        assert.strictEqual((yield* done(["break", "app", "--yes"])).code, 73)
+
+        const waiting = yield* cli(["run", "app", "--wait", "--json", "--", "echo", "THIRD"])
+        yield* waiting.event("standby")
+        assert.notInclude(waiting.stdout(), "THIRD")
+        process.kill(pid, "SIGKILL")
+        assert.strictEqual(yield* waiting.exit, 0)
+        assert.include(waiting.stdout(), "THIRD")
+      })
+    )
+
+    it.scopedLive("frees the lock with the wrapper under --close, so that two commands run", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["run", "app", "--close", "--", ...lasting])
+        const pid = yield* pidOf(first)
+        yield* killWrapper(first)
+        assert.strictEqual((yield* done(["run", "app", "--", "echo", "SECOND"])).stdout(), "SECOND\n")
+        assert.isTrue(isRunning(pid))
+      })
+    )
+
+    it.scopedLive("frees the lock at the end of the command, though a child of that still runs", () =>
+      Effect.gen(function* () {
+        const { done } = yield* setup
+        const script = "sleep 60 > /dev/null 2>&1 & echo $!"
+        const first = yield* done(["run", "app", "--", "sh", "-c", script])
+        assert.isTrue(isRunning(Number(first.stdout())))
+        const second = yield* done(["run", "app", "--nonblock", "--", "echo", "SECOND"])
+        assert.deepStrictEqual([second.code, second.stdout()], [0, "SECOND\n"])
+      })
+    )
+
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      it.scopedLive(`takes no launch after ${signal}: that one waits for the end and runs its own command`, () =>
+        Effect.gen(function* () {
+          const { cli, directory, done } = yield* setup
+          const gate = join(directory, "gate")
+          const trap = `while [ ! -e "${gate}" ]; do sleep 0.02; done; exit`
+          const script = `trap 'echo stopping; ${trap}' ${signal.slice(3)}; echo up; while :; do sleep 0.02; done`
+          const first = yield* cli(["run", "app", "--json", "--", "sh", "-c", script])
+          yield* first.says("up")
+          // What a launch is told before that.
+          assert.strictEqual((yield* done(["run", "app", "--", "echo", "EARLY"])).stdout(), "")
+          yield* first.kill(signal)
+          yield* first.says("stopping")
+          const second = yield* cli(["run", "app", "--", "echo", "SECOND"])
+          yield* Effect.sleep("700 millis")
+          assert.isNull(second.process.exitCode)
+          assert.strictEqual(second.stdout(), "")
+          writeFileSync(gate, "")
+          assert.strictEqual(yield* second.exit, 0)
+          assert.strictEqual(second.stdout(), "SECOND\n")
+          assert.lengthOf(
+            first.events().filter(({ event }) => event === "launch"),
+            1
+          )
+        })
+      )
+    }
+
+    it.scopedLive("takes launches again where the command did not end by SIGHUP", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const script = "trap 'echo again' HUP; echo up; while :; do sleep 0.05; done"
+        const first = yield* cli(["run", "app", "--on-launch", "echo taken", "--", "sh", "-c", script])
+        yield* first.says("up")
+        yield* first.kill("SIGHUP")
+        yield* first.says("again")
+        const second = yield* done(["run", "app", "--", "echo", "SECOND"])
+        assert.strictEqual(second.code, 0)
+        assert.match(second.stdout(), /^taken/)
+      })
+    )
+
+    // Says each signal that it gets.
+    const listening = (names: ReadonlyArray<string>) =>
+      `for (const name of ${JSON.stringify(names)}) process.on(name, () => console.log("got " + name + ";")); console.log("pgid=" + require("fs").readFileSync("/proc/self/stat", "latin1").split(") ").at(-1).split(" ")[2] + ";"); setInterval(() => {}, 1000)`
+    const times = (started: Started, name: string) => started.stdout().split(`got ${name};`).length - 1
+    const allSignals: ReadonlyArray<NodeJS.Signals> = [
+      ...(["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF"] as const),
+      ...(["SIGABRT", "SIGTRAP", "SIGSYS", "SIGXCPU", "SIGXFSZ", "SIGIO", "SIGPWR", "SIGSTKFLT"] as const),
+      ...(["SIGURG", "SIGWINCH", "SIGCONT", "SIGTSTP"] as const)
+    ]
+    /** Sends each signal to the wrapper alone, then to its group, and answers how often the command got each. */
+    const deliveries = Effect.fnUntraced(function* (started: Started, names: ReadonlyArray<NodeJS.Signals>) {
+      for (const name of names) {
+        for (const [count, pid] of [
+          [1, started.pid],
+          [2, -started.pid]
+        ] as const) {
+          process.kill(pid, name)
+          yield* until(
+            () => `${count} times ${name} in ${started.stdout()}`,
+            () => times(started, name) >= count
+          )
+        }
+      }
+      yield* Effect.sleep("300 millis")
+      return Object.fromEntries(names.map((name) => [name, times(started, name)]))
+    })
+    const twice = (names: ReadonlyArray<string>) => Object.fromEntries(names.map((name) => [name, 2]))
+    const isLinux = process.platform === "linux"
+
+    it.skipIf(!isLinux)("gives each signal to the command once, whether sent to it alone or to the group", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const first = yield* cli(["run", "app", "--", process.execPath, "-e", listening(allSignals)])
+        yield* first.says("pgid=")
+        assert.notInclude(first.stdout(), `pgid=${first.pid};`)
+        assert.deepStrictEqual(yield* deliveries(first, allSignals), twice(allSignals))
+      }).pipe(Effect.scoped, Effect.runPromise)
+    )
+
+    it.skipIf(!isLinux)("would be seen to give a signal twice: a parent that passes all on within its group", () =>
+      Effect.gen(function* () {
+        const naive = `const child = require("child_process").spawn(process.execPath, ["-e", ${JSON.stringify(listening(["SIGTERM"]))}], { stdio: "inherit" }); process.on("SIGTERM", () => child.kill("SIGTERM"))`
+        const first = yield* start(process.execPath, ["-e", naive])
+        yield* first.says("pgid=")
+        // Those that come at the same time may count as one.
+        for (let sent = 1; times(first, "SIGTERM") < sent; sent++) {
+          assert.isBelow(sent, 50)
+          process.kill(-first.pid, "SIGTERM")
+          yield* Effect.sleep("200 millis")
+        }
+      }).pipe(Effect.scoped, Effect.runPromise)
+    )
+
+    it.scopedLive("takes a signal to the process and its group for one, as timeout(1) sends it", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const script = `trap 'echo TERM; exit 3' TERM; sleep 60 & echo "pid=$!;"; wait`
+        const first = yield* cli(["run", "app", "--", "sh", "-c", script])
+        const child = yield* pidOf(first)
+        process.kill(first.pid, "SIGTERM")
+        process.kill(-first.pid, "SIGTERM")
+        assert.strictEqual(yield* first.exit, 3)
+        assert.strictEqual(first.stdout().split("TERM").length - 1, 1)
+        yield* goesAway(child)
+      })
+    )
+
+    it.skipIf(!isLinux)("stops the command with SIGTSTP and continues it", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const first = yield* cli(["run", "app", "--", ...lasting])
+        const pid = yield* pidOf(first)
+        const state = (expected: string) =>
+          until(
+            () => `state ${expected}`,
+            () => readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").at(-1)!.startsWith(expected)
+          )
+        yield* first.kill("SIGTSTP")
+        yield* state("T")
+        yield* first.kill("SIGCONT")
+        yield* state("S")
+      }).pipe(Effect.scoped, Effect.runPromise)
+    )
+
+    const bash = spawnSync("bash", ["--version"]).status === 0
+    it.skipIf(!bash || !isLinux)("goes on after SIGHUP under nohup, and so does the command", () =>
+      Effect.gen(function* () {
+        const { dir } = yield* setup
+        const words = `${process.execPath} ${bin} run app --dir ${dir} -- sh -c 'echo "pid=$$"; sleep 2; echo finished'`
+        for (const script of [`nohup ${words}; :`, `trap "" HUP; ${words}; :`]) {
+          const started = yield* start("bash", ["-c", script])
+          const pid = yield* pidOf(started)
+          process.kill(pid, "SIGHUP")
+          process.kill(-started.pid, "SIGHUP")
+          yield* started.says("finished")
+        }
+        // Without it.
+        const started = yield* start("bash", ["-c", `${words}; echo "code=$?"`])
+        process.kill(yield* pidOf(started), "SIGHUP")
+        yield* started.says("code=129")
+      }).pipe(Effect.scoped, Effect.runPromise)
+    )
+
+    it.skipIf(!isLinux)("gives the command the descriptors that were open at the start, under their numbers", () =>
+      Effect.gen(function* () {
+        const { dir, directory } = yield* setup
+        const open = [3, 4, 6, 9].map((fd) => [fd, openSync(join(directory, `of ${fd}`), "w+")] as const)
+        const descriptors = Array.from({ length: 7 }, (_, at) => open.find(([fd]) => fd === at + 3)?.[1] ?? "ignore")
+        const script =
+          'for fd in 3 4 6 9; do echo "got $fd" >&$fd; done; [ "$LISTEN_PID" = $$ ] && echo "ours $LISTEN_FDS"; [ -e /proc/self/fd/5 ] || echo none'
+        const words = [process.execPath, bin, "run", "app", "--dir", dir, "--", "sh", "-c", script]
+        const started = yield* start("sh", ["-c", 'LISTEN_FDS=2 LISTEN_PID=$$ exec "$@"', "sh", ...words], {
+          descriptors
+        })
+        assert.strictEqual(yield* started.exit, 0, started.stderr())
+        assert.strictEqual(started.stdout(), "ours 2\nnone\n")
+        for (const [fd, own] of open) {
+          closeSync(own)
+          assert.strictEqual(readFileSync(join(directory, `of ${fd}`), "utf8"), `got ${fd}\n`)
+        }
+      }).pipe(Effect.scoped, Effect.runPromise)
+    )
+
+    it.skipIf(!isLinux)("leaves its output blocking for those who share it", () =>
+      Effect.gen(function* () {
+        const { cli, dir } = yield* setup
+        const first = yield* cli([
+          "run",
+          "app",
+          "--on-launch",
+          "echo some; echo >&2 more; sleep 1",
+          "--",
+          "sleep",
+          "60"
+        ])
+        const isBlocking = (pid: number) =>
+          [1, 2].map((fd) => (Number.parseInt(/flags:\s*(\d+)/.exec(flagsOf(pid, fd))![1]!, 8) & 0o4000) === 0)
+        const flagsOf = (pid: number, fd: number) => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "latin1")
+        const quoted = (words: ReadonlyArray<string>) => words.map((word) => `'${word}'`).join(" ")
+        // A pipe, which can be opened again, and a socket, which cannot.
+        for (const [how, command] of [
+          ["pipe", (words: string) => `{ exec 2>&1; echo "pid=$$"; exec ${words}; } | cat`],
+          ["socket", (words: string) => `echo "pid=$$"; exec ${words}`]
+        ] as const) {
+          for (const words of [
+            ["send", "app", "--dir", dir],
+            ["run", "app", "--json", "--dir", dir, "--", "x"],
+            ["send", "app", "--dir", dir, "--protocol", "unix"]
+          ]) {
+            const line = command(quoted([process.execPath, bin, ...words])).replaceAll("$$", "$(sh -c 'echo $PPID')")
+            const sender = yield* start("sh", ["-c", line])
+            const pid = yield* pidOf(sender)
+            yield* sender.says("some")
+            yield* sender.says("more")
+            assert.deepStrictEqual(isBlocking(pid), [true, true], `${how} of ${words.join(" ")}`)
+            assert.strictEqual(yield* sender.exit, 0)
+          }
+        }
+        yield* first.kill("SIGTERM")
+        // To look at an output of Node is enough.
+        const looker = yield* start(process.execPath, [
+          "-e",
+          'process.stdout; console.log("up"); setTimeout(() => {}, 5000)'
+        ])
+        yield* looker.says("up")
+        assert.isFalse(isBlocking(looker.pid)[0])
+      }).pipe(Effect.scoped, Effect.runPromise)
+    )
+
+    it.scopedLive("says where nobody takes launches that one runs already", () =>
+      Effect.gen(function* () {
+        const { cli, done } = yield* setup
+        const first = yield* cli(["run", "app", "--", ...lasting])
+        yield* pidOf(first)
+        const second = yield* done(["run", "app", "--", "echo", "SECOND"])
+        assert.deepStrictEqual([second.code, second.stdout()], [0, ""])
+        assert.strictEqual(second.stderr(), `single-instance: already running as process ${first.pid}\n`)
+      })
+    )
+
+    it.scopedLive("waits, or does not, in flock's words", () =>
+      Effect.gen(function* () {
+        const { cli, directory, done } = yield* setup
+        const first = yield* cli(["run", "app", "--json", "--", ...lasting])
+        const pid = yield* pidOf(first)
+        for (const [words, code] of [
+          [["--nonblock"], 1],
+          [["-n", "-E", "0"], 0],
+          [["--nonblock", "--conflict-exit-code", "42"], 42],
+          [["--wait=0"], 1],
+          [["--wait=0.2"], 1],
+          [["--wait=200ms", "--conflict-exit-code=9"], 9]
+        ] as const) {
+          const refused = yield* done(["run", "app", ...words, "--", "echo", "SECOND"])
+          assert.deepStrictEqual([refused.code, refused.stdout(), refused.stderr()], [code, "", ""], words.join(" "))
+        }
+        const told = yield* done(["run", "--nonblock", "app", "--json", "--", "echo", "SECOND"])
+        assert.strictEqual(told.code, 1)
+        assert.deepStrictEqual(
+          told.events().map(({ event, primary, reason }) => [event, reason, primary.pid]),
+          [["error", "AlreadyRunning", first.pid]]
+        )
+        const order = join(directory, "order")
+        const waiting = yield* cli([
+          "run",
+          "--wait",
+          "app",
+          "--json",
+          "--",
+          "sh",
+          "-c",
+          `echo ran >> "${order}"; exit 5`
+        ])
+        yield* waiting.event("standby")
+        assert.isFalse(existsSync(order))
+        process.kill(pid, "SIGTERM")
+        assert.strictEqual(yield* waiting.exit, 5)
+        assert.strictEqual(readFileSync(order, "utf8"), "ran\n")
+        assert.lengthOf(
+          first.events().filter(({ event }) => event === "launch"),
+          0
+        )
+        for (const words of [["--nonblock"], ["--wait=0"], ["--wait=5s"]]) {
+          assert.strictEqual((yield* done(["run", "free", ...words, "--", "echo", "RAN"])).stdout(), "RAN\n")
+        }
+      })
+    )
+
+    it.scopedLive("refuses options that contradict each other", () =>
+      Effect.gen(function* () {
+        const { done } = yield* setup
+        for (const [words, text] of [
+          [["--wait", "--nonblock"], "--wait and --nonblock exclude each other"],
+          [["--nonblock", "--stdin"], "--stdin and --nonblock"],
+          [["--wait=5s", "--stdin"], "--stdin and --wait"],
+          [["--conflict-exit-code", "3"], "--conflict-exit-code needs --nonblock"],
+          [["--wait", "-E", "3"], "--conflict-exit-code needs --nonblock"],
+          [["--nonblock", "-E", "256"], "from 0 to 255"],
+          [["--wait=soon"], "soon"]
+        ] as const) {
+          const refused = yield* done(["run", "app", ...words, "--", "echo", "RAN"])
+          assert.deepStrictEqual([refused.code, refused.stdout()], [64, ""], words.join(" "))
+          assert.include(refused.stderr(), text)
+        }
       })
     )
   })
@@ -1180,6 +1558,41 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         assert.include(first.stdout(), "n=1")
         assert.strictEqual(yield* first.exit, 6)
       })
+    )
+
+    it.scopedLive(
+      "sends the command each signal once on a terminal, whether it is for the wrapper or for the group",
+      () =>
+        Effect.gen(function* () {
+          const { dir } = yield* setup
+          const script =
+            'for (const name of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1"]) process.on(name, () => console.log("got " + name + ";")); console.log("wrapper=" + process.ppid + ";"); setInterval(() => {}, 1000)'
+          const first = yield* onTerminal(["run", "app", "--dir", dir, "--", process.execPath, "-e", script])
+          yield* first.says("wrapper=")
+          const wrapper = Number(/wrapper=(\d+)/.exec(first.stdout())![1])
+          const times = (name: string) => first.stdout().split(`got ${name};`).length - 1
+          for (const name of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1"] as const) {
+            for (const [count, pid] of [
+              [1, wrapper],
+              [2, -wrapper]
+            ] as const) {
+              process.kill(pid, name)
+              yield* until(
+                () => `${count} ${name} in ${first.stdout()}`,
+                () => times(name) >= count
+              )
+              yield* Effect.sleep("80 millis")
+              assert.strictEqual(times(name), count, name)
+            }
+          }
+          first.process.stdin!.write("\u0003")
+          yield* until(
+            () => "the Ctrl-C",
+            () => times("SIGINT") >= 3
+          )
+          yield* Effect.sleep("80 millis")
+          assert.strictEqual(times("SIGINT"), 3)
+        })
     )
 
     it.scopedLive("says sentences in colour, unless NO_COLOR is set", () =>

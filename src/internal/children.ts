@@ -2,10 +2,9 @@
  * Commands of other programs, run as children of this process.
  */
 import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process"
-import { existsSync, readFileSync } from "node:fs"
+import { existsSync } from "node:fs"
 import { constants } from "node:os"
 import type { Readable } from "node:stream"
-import { isatty } from "node:tty"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import * as Deferred from "effect/Deferred"
@@ -14,6 +13,8 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
 import { code, isMissing } from "./errno.js"
+import * as forwarding from "./forwarding.js"
+import { namesUs } from "./startup.js"
 
 /** A command that could not even be started. */
 export class CommandError extends Data.TaggedError("CommandError")<{
@@ -39,12 +40,21 @@ export class CommandError extends Data.TaggedError("CommandError")<{
   }
 }
 
-/** Who gets the signals that this process receives. Nobody: they end it. */
+/** What the process is to a command that it runs: who gets its signals (nobody: they end it), and what it was given. */
 export class Signals extends Context.Tag("effect-single-instance/internal/Signals")<
   Signals,
   {
-    /** Not an effect, so that no signal can come between the start of a child and this. */
-    readonly redirect: (to: ((signal: NodeJS.Signals) => void) | undefined) => void
+    /**
+     * Not an effect, so that no signal can come between the start of a child and this. `more` are signals that are listened
+     * to only as long as they go to somebody else.
+     */
+    readonly redirect: (
+      to: ((signal: NodeJS.Signals) => void) | undefined,
+      more?: ReadonlyArray<NodeJS.Signals>
+    ) => void
+    /** From 3 on, those that were open when this process was started. */
+    readonly descriptors: ReadonlyArray<number>
+    readonly ignoresHangup: boolean
   }
 >() {}
 
@@ -62,8 +72,8 @@ const silenceMillis = 1_000
 const isWindows = process.platform === "win32"
 
 /**
- * Runs a command in our place: with our terminal, input and output, and all signals that we get. Answers its exit code.
- * Interrupted, it ends the command: SIGTERM, 5 s later SIGKILL.
+ * Runs a command in our place: with our terminal, input and output, and all signals that we get, in a process group of its
+ * own where there is no terminal. Answers its exit code. Interrupted, it ends the command: SIGTERM, 5 s later SIGKILL.
  */
 export const foreground = (
   command: string,
@@ -72,25 +82,43 @@ export const foreground = (
     readonly env: NodeJS.ProcessEnv
     /** Left out: ours. */
     readonly stdin?: Uint8Array | undefined
+    /** The descriptor that keeps the lock as long as it is open. */
+    readonly lock: number | undefined
+    /** Run once the command has started. */
+    readonly started: Effect.Effect<void>
+    /** Told of each signal before the command gets it. */
+    readonly onSignal: (signal: NodeJS.Signals) => void
   }
 ): Effect.Effect<number, CommandError, Signals> =>
   Effect.flatMap(Signals, (signals) => {
+    const ownGroup = !forwarding.hasTerminal()
+    let forwarder: forwarding.Forwarder | undefined
     const open = () => {
-      const child = spawn(command, args, {
-        env: { ...process.env, ...options.env },
-        stdio: [options.stdin === undefined ? "inherit" : "pipe", "inherit", "inherit"]
-      })
+      // Before the command can do anything, and none is delivered before the end of this function.
       signals.redirect((signal) => {
-        if (!isFromTerminal(signal)) child.kill(signal)
+        options.onSignal(signal)
+        forwarder?.forward(signal)
+      }, forwarding.signals(ownGroup))
+      const [file, words] = prepared(command, args, signals.ignoresHangup)
+      const descriptors = options.lock === undefined ? signals.descriptors : [...signals.descriptors, options.lock]
+      const child = spawn(file, words, {
+        env: { ...process.env, ...options.env },
+        stdio: inheriting(options.stdin === undefined ? "inherit" : "pipe", descriptors),
+        detached: ownGroup
       })
+      if (child.pid !== undefined) forwarder = forwarding.make(child, ownGroup)
       return child
     }
+    const close = Effect.sync(() => {
+      signals.redirect(undefined)
+      forwarder?.close()
+    })
     return Effect.acquireUseRelease(
       start(command, open),
-      (child) => Effect.zipRight(feed(child, options.stdin), child.status),
+      (child) => Effect.zipRight(options.started, Effect.zipRight(feed(child, options.stdin), child.status)),
       (child, exit) =>
         Exit.isInterrupted(exit) ? terminate(child.status, (signal) => child.process.kill(signal)) : Effect.void
-    ).pipe(Effect.ensuring(Effect.sync(() => signals.redirect(undefined))))
+    ).pipe(Effect.ensuring(close))
   })
 
 /**
@@ -251,18 +279,30 @@ const groupEnd = (pid: number): Effect.Effect<void> =>
     }
   })
 
-// The terminal gives these to its whole foreground group: the child has got them already, and twice may mean more to it.
-const isFromTerminal = (signal: NodeJS.Signals): boolean =>
-  (signal === "SIGINT" || signal === "SIGQUIT") && isForeground()
-
-const isForeground = (): boolean => {
-  try {
-    // proc_pid_stat(5): the group and the foreground group of the terminal, behind the name in parentheses.
-    const [, , group, , , foreground] = readFileSync("/proc/self/stat", "utf8").split(") ").at(-1)!.split(" ")
-    return group === foreground
-  } catch {
-    return isatty(0) || isatty(1) || isatty(2)
+// Under the same numbers: the command knows some of them by these, and none of Node's own can be in the way.
+const inheriting = (stdin: "inherit" | "pipe", descriptors: ReadonlyArray<number>) => {
+  const stdio: Array<"inherit" | "pipe" | "ignore" | number> = [stdin, "inherit", "inherit"]
+  for (const fd of descriptors) {
+    while (stdio.length <= fd) stdio.push("ignore")
+    stdio[fd] = fd
   }
+  return stdio
+}
+
+// What only the process itself can do before it becomes the command: Node takes all signals back to their defaults in a
+// child, and nobody knows its pid before.
+const prepared = (
+  command: string,
+  args: ReadonlyArray<string>,
+  ignoreHangup: boolean
+): readonly [file: string, args: ReadonlyArray<string>] => {
+  const steps = [
+    ...["LISTEN_PID", "WATCHDOG_PID"].filter(namesUs).map((name) => `export ${name}=$$; `),
+    ...(ignoreHangup ? [`trap "" HUP; `] : [])
+  ]
+  return steps.length === 0
+    ? [command, args]
+    : ["/bin/sh", ["-c", `${steps.join("")}exec "$@"`, "sh", command, ...args]]
 }
 
 const inShell = (

@@ -5,6 +5,7 @@ import * as durations from "./durations.js"
 import { isOption } from "./environment.js"
 import * as engine from "./handOver.js"
 import * as location from "./location.js"
+import { isTerminal, write } from "./output.js"
 import { type Supervisor, supervise } from "./supervisor.js"
 import { coloured, deliveredEvent, deliveredSentence, exitCodeOf, green } from "./telling.js"
 
@@ -54,10 +55,9 @@ export const handOver = async (argv: ReadonlyArray<string>, conclude: Conclude):
   const reply = ending._tag === "Answered" ? replyOf(ending.exit) : undefined
   if (ending._tag === "Answered" && reply !== undefined) {
     const event = deliveredEvent(ending.message, ending.protocol, reply, ending.primary.pid)
-    const { stderr, stdout } = process
-    if (json || stderr.isTTY) supervisor.watchOutput()
-    if (json) await write(stdout, `${JSON.stringify(event)}\n`)
-    else if (stderr.isTTY) await write(stderr, `${coloured(stderr, green, deliveredSentence(event))}\n`)
+    supervisor.watchOutput()
+    if (json) await write("stdout", `${JSON.stringify(event)}\n`)
+    else if (isTerminal("stderr")) await write("stderr", `${coloured("stderr", green, deliveredSentence(event))}\n`)
     supervisor.end(exitCodeOf(reply))
   } else if (controller.signal.aborted) {
     supervisor.end(0)
@@ -80,16 +80,13 @@ const replyOf = (exit: unknown): number | undefined =>
     ? exit.value
     : undefined
 
-const write = (stream: NodeJS.WriteStream, data: string | Uint8Array): Promise<void> =>
-  new Promise((resolve) => stream.write(data, () => resolve()))
-
 const shower = (json: boolean, supervisor: Supervisor) => {
   const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() }
   return (stream: "stdout" | "stderr", chunk: Uint8Array): Promise<void> => {
     supervisor.watchOutput()
-    if (!json) return write(process[stream], chunk)
+    if (!json) return write(stream, chunk)
     const text = decoders[stream].decode(chunk, { stream: true })
-    return write(process.stdout, `${JSON.stringify({ event: "output", stream, text })}\n`)
+    return write("stdout", `${JSON.stringify({ event: "output", stream, text })}\n`)
   }
 }
 

@@ -1,6 +1,7 @@
 /**
  * What a launch that was handed over shows of it.
  */
+import * as output from "./output.js"
 
 export interface DeliveredEvent {
   readonly event: "delivered"
@@ -24,9 +25,9 @@ export const deliveredSentence = ({ exitCode, primary, protocol }: DeliveredEven
 /** A system keeps eight bits of it, and must not make a success of a failure. */
 export const exitCodeOf = (reply: number): number => reply & 0xff || (reply === 0 ? 0 : 1)
 
-export const isColourful = (stream: NodeJS.WriteStream): boolean => stream.isTTY === true && !process.env.NO_COLOR
+export const isColourful = (name: output.Name): boolean => output.isTerminal(name) && !process.env.NO_COLOR
 
 export const green = 32
 
-export const coloured = (stream: NodeJS.WriteStream, colour: number | undefined, text: string): string =>
-  colour === undefined || !isColourful(stream) ? text : `\u001b[${colour}m${text}\u001b[0m`
+export const coloured = (name: output.Name, colour: number | undefined, text: string): string =>
+  colour === undefined || !isColourful(name) ? text : `\u001b[${colour}m${text}\u001b[0m`

@@ -152,6 +152,7 @@ export const make: Effect.Effect<InstanceLock["Type"], never, LockFiles | PidVer
       took,
       proof,
       directory: directory.path,
+      descriptor: own.record.witness === null ? undefined : directory.descriptor?.(own.record.witness),
       check: Effect.suspend(() =>
         own.state === "leading"
           ? Effect.flatMap(evidence, (detail) => (detail === undefined ? Effect.void : lost(detail)))

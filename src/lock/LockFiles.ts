@@ -104,6 +104,8 @@ export interface LockDirectory {
   readonly openWitness: (nonce: string) => Effect.Effect<Witness, FileFailure, Scope.Scope>
   /** Whether a witness that was opened here is still open: somebody else in the process may have closed its handle. */
   readonly holds: (witness: Witness) => Effect.Effect<boolean>
+  /** The file descriptor behind a witness that this process has opened and not yet closed. */
+  readonly descriptor?: ((witness: Witness) => number | undefined) | undefined
   /** Looks whether somebody lives behind a witness; at most a second. Changes nothing. */
   readonly probe: (witness: Witness) => Effect.Effect<Probe>
   /** Completes when the process behind a witness may have gone. Keeps no process alive. */

@@ -176,7 +176,7 @@ const makeDirectory = Effect.fnUntraced(function* (
   }
 
   const { begin, changed, hint } = yield* watch(directory)
-  const opened = new Map<string, () => boolean>()
+  const opened: Opened = new Map()
 
   return {
     path: directory,
@@ -204,7 +204,9 @@ const makeDirectory = Effect.fnUntraced(function* (
       isLinux
         ? Effect.zipRight(begin, listen(nonce, { socketPath, at, standing, opened, onClose: hint }))
         : holdLock(`k.${nonce}`, at(`k.${nonce}`), opened),
-    holds: (witness) => Effect.sync(() => opened.get(witness.name)?.() ?? false),
+    holds: (witness) => Effect.sync(() => opened.get(witness.name)?.() !== undefined),
+    // On Windows a file that a child inherits is not known to keep its lock.
+    descriptor: ({ name }) => (process.platform === "win32" ? undefined : opened.get(name)?.()),
     probe: (witness) =>
       Effect.suspend((): Effect.Effect<Probe> => {
         if (!isSame(witness)) return Effect.succeed({ _tag: "Silent", reason: "it is not the file of the record" })
@@ -273,10 +275,12 @@ interface Place {
   readonly socketPath: (name: string) => string
   readonly at: (name: string) => string
   readonly standing: (name: string) => fs.BigIntStats | undefined
-  /** Which witnesses were opened, and whether each still is. */
-  readonly opened: Map<string, () => boolean>
+  readonly opened: Opened
   readonly onClose: () => void
 }
+
+/** The witnesses that were opened here, each with its descriptor, or `undefined` where it was closed. */
+type Opened = Map<string, () => number | undefined>
 
 // The liveness socket: it serves nothing and keeps nothing alive, but while it listens its process lives. Node removes the
 // name that a socket was bound to when its handle closes, also when a worker thread is terminated. The socket is therefore
@@ -309,7 +313,8 @@ const listen = (nonce: string, place: Place): Effect.Effect<Witness, FileFailure
           // The umask may have taken our own right to connect.
           if ((stat.mode & 0o600n) !== 0o600n) fs.chmodSync(at(name), 0o600)
           const witness = new Witness({ name, device: String(stat.dev), inode: String(stat.ino) })
-          opened.set(name, () => server.listening)
+          const { _handle } = server as net.Server & { readonly _handle?: { readonly fd?: number } }
+          opened.set(name, () => (server.listening ? _handle?.fd : undefined))
           server.once("close", onClose)
           resume(Effect.succeed({ server, held, witness }))
         } catch (cause) {
@@ -329,18 +334,14 @@ const listen = (nonce: string, place: Place): Effect.Effect<Witness, FileFailure
 // The path of the socket leads through /proc; libuv calls it EACCES where that is missing.
 const codeOfListening = (cause: unknown): string => (fs.existsSync("/proc/self/fd") ? errno.code(cause) : "ENOPROC")
 
-const holdLock = (
-  name: string,
-  file: string,
-  opened: Place["opened"]
-): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
+const holdLock = (name: string, file: string, opened: Opened): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
   acquireRelease(
     attempt("lock", name, () => {
       const { O_CREAT, O_EXCL, O_RDWR } = fs.constants
       const fd = fs.openSync(file, O_CREAT | O_EXCL | O_RDWR | exclusiveLock, 0o600)
       correctMode(fd)
       const stat = fs.fstatSync(fd, { bigint: true })
-      opened.set(name, () => isOpenOn(fd, stat))
+      opened.set(name, () => (isOpenOn(fd, stat) ? fd : undefined))
       return { fd, witness: new Witness({ name, device: String(stat.dev), inode: String(stat.ino) }) }
     }),
     ({ fd }) => Effect.ignoreLogged(Effect.sync(() => fs.closeSync(fd)))
