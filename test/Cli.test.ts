@@ -747,8 +747,11 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         const script = `trap 'echo TERM; exit 3' TERM; sleep 60 & echo "pid=$!;"; wait`
         const first = yield* cli(["run", "app", "--", "sh", "-c", script])
         const child = yield* pidOf(first)
+        // Both are there when it goes on, however busy this machine is.
+        process.kill(first.pid, "SIGSTOP")
         process.kill(first.pid, "SIGTERM")
         process.kill(-first.pid, "SIGTERM")
+        process.kill(first.pid, "SIGCONT")
         assert.strictEqual(yield* first.exit, 3)
         assert.strictEqual(first.stdout().split("TERM").length - 1, 1)
         yield* goesAway(child)
@@ -814,15 +817,9 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
     it.skipIf(!isLinux)("leaves its output blocking for those who share it", () =>
       Effect.gen(function* () {
         const { cli, dir } = yield* setup
-        const first = yield* cli([
-          "run",
-          "app",
-          "--on-launch",
-          "echo some; echo >&2 more; sleep 1",
-          "--",
-          "sleep",
-          "60"
-        ])
+        const script = "echo some; echo >&2 more; sleep 1; :"
+        const first = yield* cli(["run", "app", "--json", "--on-launch", script, "--", "sleep", "60"])
+        yield* first.event("primary")
         const isBlocking = (pid: number) =>
           [1, 2].map((fd) => (Number.parseInt(/flags:\s*(\d+)/.exec(flagsOf(pid, fd))![1]!, 8) & 0o4000) === 0)
         const flagsOf = (pid: number, fd: number) => readFileSync(`/proc/${pid}/fdinfo/${fd}`, "latin1")
@@ -843,7 +840,11 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
             yield* sender.says("some")
             yield* sender.says("more")
             assert.deepStrictEqual(isBlocking(pid), [true, true], `${how} of ${words.join(" ")}`)
-            assert.strictEqual(yield* sender.exit, 0)
+            assert.strictEqual(
+              yield* sender.exit,
+              0,
+              `${how} of ${words.join(" ")}: ${sender.stdout()}${sender.stderr()}`
+            )
           }
         }
         yield* first.kill("SIGTERM")

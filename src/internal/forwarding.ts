@@ -11,7 +11,7 @@ import { constants } from "node:os"
 import { hasSignal } from "./startup.js"
 
 // How long equal signals count as one, in milliseconds: `timeout` sends its signal to the process and to the group.
-const gatherMillis = 20
+const gatherMillis = 50
 
 // Those whose default action ends a process; the second kind leaves a core dump, and is delivered later than the others.
 const ending: ReadonlyArray<NodeJS.Signals> = [
