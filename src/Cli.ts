@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import { spawnSync } from "node:child_process"
 import { isatty } from "node:tty"
 import { stripVTControlCharacters } from "node:util"
 import * as Args from "@effect/cli/Args"
@@ -33,11 +34,13 @@ import * as Option from "effect/Option"
 import type { ExitEncoded } from "effect/Schema"
 import * as Schema from "effect/Schema"
 import type * as Endpoint from "./Endpoint.js"
-import type { Delivered, Inspection, Primary as PrimaryOf } from "./Instance.js"
+import type { Delivered, LaunchOptions as DescribedLaunch, Inspection, Primary as PrimaryOf } from "./Instance.js"
 import type { Took } from "./InstanceLock.js"
-import { background, type CommandError, foreground, Signals } from "./internal/children.js"
+import { background, type CommandError, foreground, inShell, Signals } from "./internal/children.js"
 import * as Contract from "./internal/contract.js"
 import * as durationText from "./internal/durationText.js"
+import { isOption } from "./internal/environment.js"
+import * as inherited from "./internal/inherited.js"
 import * as location from "./internal/location.js"
 import * as output from "./internal/output.js"
 import { type ProtocolName, protocol, protocolNames } from "./internal/platform.js"
@@ -154,7 +157,7 @@ export const run = (argv: ReadonlyArray<string>): Effect.Effect<number, never, E
     const { own, rest } = split(argv.slice(2))
     let exitCode = 0
     const cli = Command.run(
-      commands(rest, (code) => {
+      commands(argv, rest, (code) => {
         exitCode = code
       }),
       { name: "single-instance", version, footer }
@@ -255,6 +258,7 @@ const platform = Layer.mergeAll(
 const footer = HelpDoc.blocks([
   HelpDoc.h1("EXAMPLES"),
   HelpDoc.p("$ single-instance run my-editor --on-launch 'open-in-editor' -- my-editor file.txt"),
+  HelpDoc.p("$ single-instance run nvim --exec 'nvim --listen S' --on-launch 'nvim --server S --remote' -- file.txt"),
   HelpDoc.p("$ single-instance listen my-app --json"),
   HelpDoc.p("$ single-instance send my-app -- any words --even-such"),
   HelpDoc.h1("EXIT CODES"),
@@ -282,7 +286,7 @@ const split = (words: ReadonlyArray<string>) => {
     : { own: words, rest: [] }
 }
 
-const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => {
+const commands = (argv: ReadonlyArray<string>, rest: ReadonlyArray<string>, exit: (code: number) => void) => {
   const finish =
     <O extends Common, E extends Failure, R>(
       handler: (options: O) => Effect.Effect<number, E, R>,
@@ -290,7 +294,8 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
     ) =>
     (given: Omit<O, "tell"> & Given) => {
       const tell = teller(given.json, beside)
-      return provide(given, handler({ ...given, tell } as unknown as O)).pipe(
+      const sound = refuse("NotUtf8", inherited.argumentFlaw(argv) ?? inherited.variableFlaw(isOption))
+      return Effect.zipRight(sound, provide(given, handler({ ...given, tell } as unknown as O))).pipe(
         Effect.catchAll((error) => Effect.as(tell(eventOf(error)), codeOf(error))),
         Effect.map(exit)
       )
@@ -303,16 +308,15 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
       return flaw === undefined ? Effect.succeed(id) : Effect.fail(HelpDoc.p(flaw))
     })
   )
-  const words = (name: string, description: string, needed: boolean) =>
+  const words = (name: string, description: string) =>
     Args.text({ name }).pipe(
       Args.withDescription(description),
       Args.repeated,
-      Args.mapEffect((misplaced) => {
-        if (misplaced.length > 0) return Effect.fail(HelpDoc.p(`Put "${misplaced[0]}" and what follows behind "--"`))
-        return needed && rest.length === 0
-          ? Effect.fail(HelpDoc.p(`The ${name} is missing: put it behind "--"`))
+      Args.mapEffect((misplaced) =>
+        misplaced.length > 0
+          ? Effect.fail(HelpDoc.p(`Put "${misplaced[0]}" and what follows behind "--"`))
           : Effect.succeed(rest)
-      })
+      )
     )
   const json = Options.boolean("json").pipe(
     Options.withDescription("Print one JSON object per line instead of sentences.")
@@ -338,16 +342,34 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
     protocolsOf
   )
 
+  const env = text(
+    "env",
+    "names",
+    "The environment variables that a later launch passes on to the --on-launch command, with commas, such as DISPLAY. The first launch accepts those that its own --env names.",
+    namesOf
+  )
+
   const run = Command.make(
     "run",
     {
       id,
-      command: words("command", "Behind --: what the first launch runs, as it is.", true),
+      command: words(
+        "command",
+        "Behind --: the program that the first launch runs, and its arguments. A later launch hands over the arguments only."
+      ),
+      exec: text(
+        "exec",
+        "command",
+        "What the first launch runs instead: a line for the shell. Everything behind -- is then its arguments, for the first launch and later ones alike.",
+        lineOf
+      ),
       onLaunch: text(
         "on-launch",
         "command",
-        "What the first launch runs for each later one: a line for the shell, in the later one's directory and with its arguments appended."
+        `What the first launch runs for each later one: a line for the shell, in the later one's directory. It gets the later one's arguments behind the words of its last command, or where it says "$@".`,
+        lineOf
       ),
+      env,
       stdin: Options.boolean("stdin").pipe(Options.withDescription("A later launch hands over its standard input.")),
       wait: text(
         "wait",
@@ -403,7 +425,8 @@ const commands = (rest: ReadonlyArray<string>, exit: (code: number) => void) => 
     "send",
     {
       id,
-      args: words("args", "Behind --: what to hand over, as it is.", false),
+      args: words("args", "Behind --: what to hand over, as it is."),
+      env,
       protocols,
       timeout,
       dir,
@@ -485,11 +508,45 @@ const protocolsOf = (text: string): Effect.Effect<ReadonlyArray<ProtocolName>, s
     : Effect.fail(`there is no protocol "${unknown}"; there are ${protocolNames.join(", ")}`)
 }
 
+const namesOf = (text: string): Effect.Effect<ReadonlyArray<string>, string> => {
+  const names = [...new Set(text.split(",").map((name) => name.trim()))]
+  const wrong = names.find((name) => name === "" || name.includes("=") || inherited.isReserved(name))
+  return wrong === undefined
+    ? Effect.succeed(names)
+    : Effect.fail(`"${wrong}" is not the name of a variable that can be passed on`)
+}
+
+// What is wrong with a line for the shell is said at the start, not by each launch that it should run for.
+const lineOf = (line: string): Effect.Effect<string, string> =>
+  Effect.suspend(() => {
+    const built = inShell(line, [])
+    if (typeof built === "string") return Effect.fail(built)
+    if (process.platform === "win32") return Effect.succeed(line)
+    const [file, words] = built
+    const { status, stderr } = spawnSync(file, ["-n", ...words], { encoding: "utf8", timeout: 5_000 })
+    // Where there is no shell, who runs the line says so.
+    return status === null || status === 0 ? Effect.succeed(line) : Effect.fail(stderr.trim())
+  })
+
 // -------------------------------------------------------------------------------------
 // the commands
 // -------------------------------------------------------------------------------------
 
 class UsageError extends Data.TaggedError("UsageError")<{ readonly reason: string; readonly message: string }> {}
+
+const refuse = (reason: string, flaw: string | undefined): Effect.Effect<void, UsageError> =>
+  flaw === undefined ? Effect.void : new UsageError({ reason, message: flaw })
+
+// What a launch hands over; fails where that would not be what it was started with.
+const launchOf = Effect.fnUntraced(function* (args: ReadonlyArray<string>, names: ReadonlyArray<string> = []) {
+  yield* refuse(
+    "NotUtf8",
+    inherited.variableFlaw((name) => names.includes(name))
+  )
+  yield* refuse("Recursion", inherited.depthFlaw())
+  yield* refuse("NotUtf8", inherited.directoryFlaw())
+  return { argv: args, env: inherited.passedNames(names) }
+})
 
 type Failure = SingleInstanceError | ConfigError | CommandError | UsageError
 
@@ -528,7 +585,9 @@ const provide = <A, E, R>(options: Given, effect: Effect.Effect<A, E, R>) => {
 
 interface LaunchOptions extends Common {
   readonly command: ReadonlyArray<string>
+  readonly exec: string | undefined
   readonly onLaunch: string | undefined
+  readonly env: ReadonlyArray<string> | undefined
   readonly stdin: boolean
   readonly wait: Duration.Duration | undefined
   readonly nonblock: boolean
@@ -537,28 +596,39 @@ interface LaunchOptions extends Common {
 }
 
 const launch = Effect.fnUntraced(function* (options: LaunchOptions) {
-  const { command, tell } = options
+  const { command, env, exec, tell } = options
   const conflict = conflictOf(options)
   if (conflict !== undefined) return yield* new UsageError({ reason: "ConflictingOptions", message: conflict })
-  const [file = "", ...args] = command
+  if (exec === undefined && command.length === 0) {
+    return yield* new UsageError({ reason: "MissingArgument", message: `The command is missing: put it behind "--"` })
+  }
+  const args = exec === undefined ? command.slice(1) : command
+  const words = exec === undefined ? ([command[0]!, args, {}] as const) : inShell(exec, args)
+  if (typeof words === "string") return yield* new UsageError({ reason: "InvalidValue", message: words })
+  const [file, fileArgs, shell] = words
+  const launch = yield* launchOf(args, env)
 
   const primary = (stdin?: Uint8Array) => (primary: Primary) =>
-    lead(tell, primary, handler(tell, primary, options.onLaunch, notTaken(primary)), (serve) =>
-      foreground(file, args, {
-        env: environment(primary),
-        stdin,
-        lock: options.close ? undefined : primary.descriptor,
-        // Before that nobody's launch is taken: the command may not even be found.
-        started: serve,
-        onSignal: refuser(primary)
-      })
+    Effect.zipRight(
+      refuse("NotUtf8", inherited.variableFlaw()),
+      lead(tell, primary, handler(tell, primary, options, notTaken(primary)), (serve) =>
+        foreground(file, fileArgs, {
+          env: environment(primary),
+          stdin,
+          shell,
+          lock: options.close ? undefined : primary.descriptor,
+          // Before that nobody's launch is taken: the command may not even be found.
+          started: serve,
+          onSignal: refuser(primary)
+        })
+      )
     )
 
-  if (options.nonblock || options.wait !== undefined) return yield* inTurn(options, primary())
+  if (options.nonblock || options.wait !== undefined) return yield* inTurn(options, launch, primary())
 
   const whole = (stdin?: Uint8Array) =>
     SingleInstance.SingleInstance.enforce({
-      launch: { argv: command, stdin },
+      launch: { ...launch, stdin },
       onOutput: shower(options),
       primary: primary(stdin),
       secondary: (delivered) => told(tell, delivered)
@@ -568,7 +638,7 @@ const launch = Effect.fnUntraced(function* (options: LaunchOptions) {
   // Only a later launch may read it: the command of the first one has it for itself.
   const followed = yield* Deferred.make<undefined>()
   const first = SingleInstance.SingleInstance.standby({
-    launch: { argv: command },
+    launch,
     onFollow: () => Effect.asVoid(Deferred.succeed(followed, undefined)),
     primary: primary()
   })
@@ -590,14 +660,15 @@ const conflictOf = ({ conflictExitCode, nonblock, stdin, wait }: LaunchOptions):
 // As flock(1) does: runs when nobody else does, or ends with the exit code of a conflict.
 const inTurn = Effect.fnUntraced(function* <E, R>(
   options: LaunchOptions,
+  launch: DescribedLaunch,
   use: (primary: Primary) => Effect.Effect<number, E, R>
 ) {
-  const { command, conflictExitCode = 1, id, json, nonblock, tell, wait = Duration.infinity } = options
+  const { conflictExitCode = 1, id, json, nonblock, tell, wait = Duration.infinity } = options
   const decided = yield* Deferred.make<"run" | "conflict">()
   const waiting = yield* Deferred.make<void>()
   let owner: LockError["owner"]
   const running = SingleInstance.SingleInstance.standby({
-    launch: { argv: command },
+    launch,
     onFollow: (followed) => {
       owner = followed
       return nonblock
@@ -669,7 +740,7 @@ const listenTo = Effect.fnUntraced(function* (options: Common & { readonly stand
       lead(
         tell,
         primary,
-        handler(tell, primary, undefined, () => Effect.succeed(0)),
+        handler(tell, primary, {}, () => Effect.succeed(0)),
         (serve) => Effect.zipRight(serve, Effect.never)
       )
   })
@@ -681,10 +752,13 @@ const listenTo = Effect.fnUntraced(function* (options: Common & { readonly stand
   )
 })
 
-const sendTo = (options: Common & { readonly args: ReadonlyArray<string> }) =>
-  Effect.flatMap(SingleInstance.SingleInstance, (instance) =>
-    instance.send(undefined, { launch: { argv: options.args }, onOutput: shower(options) })
-  ).pipe(Effect.flatMap((delivered) => told(options.tell, delivered)))
+const sendTo = Effect.fnUntraced(function* (
+  options: Common & { readonly args: ReadonlyArray<string>; readonly env: ReadonlyArray<string> | undefined }
+) {
+  const launch = yield* launchOf(options.args, options.env)
+  const instance = yield* SingleInstance.SingleInstance
+  return yield* told(options.tell, yield* instance.send(undefined, { launch, onOutput: shower(options) }))
+})
 
 const statusOf = (options: Common) =>
   Effect.flatMap(SingleInstance.SingleInstance, ({ inspect }) =>
@@ -745,7 +819,10 @@ const handler =
   (
     tell: Tell,
     primary: Primary,
-    onLaunch: string | undefined,
+    {
+      env: names = [],
+      onLaunch
+    }: { readonly onLaunch?: string | undefined; readonly env?: ReadonlyArray<string> | undefined },
     otherwise: (launch: IncomingLaunch) => Effect.Effect<number>
   ) =>
   (launch: IncomingLaunch): Effect.Effect<number> => {
@@ -753,6 +830,7 @@ const handler =
     const announced = tell({ event: "launch", message, argv, cwd, protocol, from: { pid: from.pid } })
     if (onLaunch === undefined) return Effect.zipRight(announced, otherwise(launch))
     const env = {
+      ...inherited.accepted(launch.env, names),
       ...environment(primary),
       SINGLE_INSTANCE_MESSAGE: message,
       SINGLE_INSTANCE_FROM_PID: String(from.pid)

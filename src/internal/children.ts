@@ -4,7 +4,7 @@
 import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process"
 import { existsSync } from "node:fs"
 import { constants } from "node:os"
-import type { Readable } from "node:stream"
+import type { Writable } from "node:stream"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import * as Deferred from "effect/Deferred"
@@ -12,8 +12,10 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
+import { forward, makePipes } from "./commandStreams.js"
 import { code, isMissing } from "./errno.js"
 import * as forwarding from "./forwarding.js"
+import * as shellLine from "./shellLine.js"
 import { namesUs } from "./startup.js"
 
 /** A command that could not even be started. */
@@ -66,8 +68,8 @@ interface Child {
 
 // From the request to end until the order, in milliseconds.
 const terminateMillis = 5_000
-// How long what a command left behind may keep silent on its output until it is closed.
-const silenceMillis = 1_000
+// How long an interrupted command's output waits for each time that somebody takes some of it.
+const takeMillis = 1_000
 
 const isWindows = process.platform === "win32"
 
@@ -88,6 +90,8 @@ export const foreground = (
     readonly started: Effect.Effect<void>
     /** Told of each signal before the command gets it. */
     readonly onSignal: (signal: NodeJS.Signals) => void
+    /** Of `inShell`. */
+    readonly shell?: SpawnOptions | undefined
   }
 ): Effect.Effect<number, CommandError, Signals> =>
   Effect.flatMap(Signals, (signals) => {
@@ -104,7 +108,8 @@ export const foreground = (
       const child = spawn(file, words, {
         env: { ...process.env, ...options.env },
         stdio: inheriting(options.stdin === undefined ? "inherit" : "pipe", descriptors),
-        detached: ownGroup
+        detached: ownGroup,
+        ...options.shell
       })
       if (child.pid !== undefined) forwarder = forwarding.make(child, ownGroup)
       return child
@@ -121,58 +126,63 @@ export const foreground = (
     ).pipe(Effect.ensuring(close))
   })
 
+interface BackgroundOptions {
+  readonly cwd: string
+  readonly env: NodeJS.ProcessEnv
+  readonly stdin: Uint8Array | undefined
+  readonly onOutput: (stream: "stdout" | "stderr", chunk: Uint8Array) => Effect.Effect<void>
+}
+
 /**
- * Runs a command of the shell for somebody else, with `args` as its last arguments, and hands its output over as it comes,
- * no faster than it is taken. Interrupted, it ends the command and what that started.
+ * Runs a line of the shell for somebody else, with `args` as its arguments (`shellLine.ts`), and hands its output over as it
+ * comes, no faster than it is taken. Ends when the command has ended and what it wrote is taken; what it has left running
+ * goes on. Interrupted, it ends the command and all of its process group: SIGTERM, 5 s later SIGKILL, with their output
+ * handed over until then.
  */
 export const background = (
   script: string,
   args: ReadonlyArray<string>,
-  options: {
-    readonly cwd: string
-    readonly env: NodeJS.ProcessEnv
-    readonly stdin: Uint8Array | undefined
-    readonly onOutput: (stream: "stdout" | "stderr", chunk: Uint8Array) => Effect.Effect<void>
-  }
+  options: BackgroundOptions
 ): Effect.Effect<number, CommandError> => {
-  const [file, words, shell] = inShell(script.trim(), args)
-  const open = () => {
-    const child = spawn(file, words, {
-      cwd: options.cwd,
-      env: { ...process.env, ...options.env },
-      stdio: [options.stdin === undefined ? "ignore" : "pipe", "pipe", "pipe"],
-      // A group of its own, to be ended as a whole, and out of the reach of our terminal.
-      detached: !isWindows,
-      ...shell
-    })
-    if (child.pid !== undefined) remember(child.pid)
-    return child
-  }
+  const interrupted = Deferred.unsafeMake<void>(FiberId.none)
+  let deaf = false
+  const giveUp = Effect.map(Effect.zipRight(Deferred.await(interrupted), Effect.sleep(takeMillis)), () => {
+    deaf = true
+  })
+  const take = (stream: "stdout" | "stderr") => (chunk: Uint8Array) =>
+    deaf ? Effect.void : Effect.raceFirst(options.onOutput(stream, chunk), giveUp)
+
+  const open = Effect.flatMap(startInBackground(script, args, options), (started) => {
+    const { pid, status, stderr, stdout } = started
+    // An interrupted shell may end before what it started.
+    const ended = Effect.zipRight(
+      status,
+      Effect.flatMap(Deferred.isDone(interrupted), (done) => (done ? groupEnd(pid) : Effect.void))
+    )
+    return Effect.all([forward(stdout, ended, take("stdout")), forward(stderr, ended, take("stderr"))], {
+      concurrency: "unbounded"
+    }).pipe(
+      Effect.interruptible,
+      Effect.forkDaemon,
+      Effect.map((forwarding) => ({ ...started, forwarding }))
+    )
+  })
+
   return Effect.acquireUseRelease(
-    start(script, open, options.cwd),
-    (child) =>
-      Effect.zipRight(
-        feed(child, options.stdin),
-        Effect.all(
-          [
-            child.status,
-            drain(child, child.process.stdout!, (chunk) => options.onOutput("stdout", chunk)),
-            drain(child, child.process.stderr!, (chunk) => options.onOutput("stderr", chunk))
-          ],
-          { concurrency: "unbounded" }
-        )
-      ),
-    (child, exit) => {
-      const pid = child.process.pid!
-      const ended = Exit.isInterrupted(exit)
-        ? terminate(Effect.zipRight(child.status, groupEnd(pid)), (signal) => signalGroup(pid, signal))
-        : Effect.void
-      return Effect.zipRight(
-        ended,
-        Effect.sync(() => groups.delete(pid))
-      )
-    }
-  ).pipe(Effect.map(([status]) => status))
+    open,
+    ({ forwarding, status }) => Effect.zipRight(Fiber.await(forwarding), status),
+    ({ forwarding, input, pid, status }, exit) =>
+      Effect.gen(function* () {
+        if (Exit.isInterrupted(exit)) {
+          yield* Deferred.succeed(interrupted, undefined)
+          yield* terminate(Effect.zipRight(status, groupEnd(pid)), (signal) => signalGroup(pid, signal))
+          yield* Effect.timeoutOption(Effect.interruptible(Fiber.await(forwarding)), takeMillis)
+        }
+        yield* Fiber.interrupt(forwarding)
+        input?.destroy()
+        groups.delete(pid)
+      })
+  )
 }
 
 // -------------------------------------------------------------------------------------
@@ -196,6 +206,46 @@ const start = (command: string, open: () => ChildProcess, cwd?: string): Effect.
     }
   })
 
+const startInBackground = Effect.fnUntraced(function* (
+  script: string,
+  args: ReadonlyArray<string>,
+  { cwd, env, stdin }: BackgroundOptions
+) {
+  const pipes = isWindows ? undefined : yield* makePipes
+  const [out, err] = pipes?.ends ?? (["pipe", "pipe"] as const)
+  const inputs = stdin === undefined ? [] : ["pipe" as const]
+  const open = () => {
+    const command = inShell(script, args, stdin !== undefined)
+    if (typeof command === "string") throw new Error(command)
+    const [file, words, shell] = command
+    const child = spawn(file, words, {
+      cwd,
+      env: { ...process.env, ...env },
+      // The shell passes the input on (`inShell`).
+      stdio: isWindows ? [inputs[0] ?? "ignore", out, err] : ["ignore", out, err, ...inputs],
+      // A group of its own, to be ended as a whole, and out of the reach of our terminal.
+      detached: !isWindows,
+      ...shell
+    })
+    if (child.pid !== undefined) remember(child.pid)
+    return child
+  }
+  const { process: child, status } = yield* start(script, open, cwd).pipe(
+    Effect.ensuring(Effect.sync(() => pipes?.closeEnds())),
+    Effect.tapError(() => Effect.sync(() => pipes?.closeReaders()))
+  )
+  const input = (isWindows ? child.stdin : child.stdio[3]) as Writable | null | undefined
+  // It may end without having read it all.
+  input?.on("error", () => {}).end(stdin)
+  return {
+    pid: child.pid!,
+    status,
+    input,
+    stdout: pipes?.stdout ?? child.stdout!,
+    stderr: pipes?.stderr ?? child.stderr!
+  }
+})
+
 const feed = ({ process }: Child, bytes: Uint8Array | undefined): Effect.Effect<void> =>
   Effect.sync(() => {
     // It may end without having read it all.
@@ -215,33 +265,6 @@ const terminate = (gone: Effect.Effect<unknown>, send: (signal: NodeJS.Signals) 
     Effect.forkDaemon,
     Effect.flatMap(Fiber.await),
     Effect.asVoid
-  )
-}
-
-// At the pace of who takes it. A daemon that the command left behind may hold its output open for ever.
-const drain = (child: Child, from: Readable, take: (chunk: Uint8Array) => Effect.Effect<void>): Effect.Effect<void> => {
-  let wake = () => {}
-  // Never without a listener: at the command's end Node throws away what nobody listens for.
-  for (const event of ["readable", "end", "close", "error"]) from.on(event, () => wake())
-  const next = Effect.async<Uint8Array | undefined>((resume) => {
-    wake = () => {
-      const chunk: Uint8Array | null = from.read()
-      if (chunk === null && !from.readableEnded && !from.destroyed) return
-      wake = () => {}
-      resume(Effect.succeed(chunk ?? undefined))
-    }
-    wake()
-    return Effect.sync(() => {
-      wake = () => {}
-    })
-  })
-  const silence = Effect.as(Effect.zipRight(child.status, Effect.sleep(silenceMillis)), undefined)
-  const loop: Effect.Effect<void> = Effect.flatMap(Effect.raceFirst(next, silence), (chunk) =>
-    chunk === undefined ? Effect.void : Effect.zipRight(take(chunk), loop)
-  )
-  return Effect.ensuring(
-    loop,
-    Effect.sync(() => from.destroy())
   )
 }
 
@@ -305,19 +328,25 @@ const prepared = (
     : ["/bin/sh", ["-c", `${steps.join("")}exec "$@"`, "sh", command, ...args]]
 }
 
-const inShell = (
-  script: string,
-  args: ReadonlyArray<string>
-): readonly [file: string, args: ReadonlyArray<string>, options: SpawnOptions] =>
-  isWindows
-    ? [
-        process.env.ComSpec ?? "cmd.exe",
-        ["/d", "/s", "/c", `"${[script, ...args.map(quoteForCmd)].join(" ")}"`],
-        { windowsVerbatimArguments: true, windowsHide: true }
-      ]
-    : // Never pasted into the script: what a caller sends is data.
-      ["sh", ["-c", `${script} "$@"`, "sh", ...args], {}]
+// Passes descriptor 3 on as the input, through a pipe: what Node gives is a socket, which `/dev/stdin` cannot open. The
+// input goes on by itself, as the command may leave something running that does not read it. This shell says nothing of
+// how the command ends but its status.
+const piping = 'trap : HUP INT TERM; exec 4>&2 2>/dev/null; (cat <&3 3<&- 4>&- &) | exec "$@" 2>&4 3<&- 4>&-'
 
-// First as the C runtime reads it, where backslashes count only before a quote; then each character that cmd would read.
-const quoteForCmd = (arg: string): string =>
-  `"${arg.replace(/(\\*)"/g, '$1$1\\"').replace(/(\\*)$/, "$1$1")}"`.replace(/[()\][%!^"`<>&|;, *?]/g, "^$&")
+/** How `spawn` runs a line for the shell, with the arguments where `shellLine.ts` puts them; or why there is no such place. */
+export const inShell = (
+  line: string,
+  args: ReadonlyArray<string>,
+  piped: boolean = false
+): readonly [file: string, args: ReadonlyArray<string>, options: SpawnOptions] | string => {
+  const read = isWindows ? shellLine.forCmd(line, args) : shellLine.withArguments(line)
+  if (read._tag === "Refused") return read.detail
+  const { script } = read
+  if (isWindows) {
+    const words = ["/d", "/s", "/c", `"${script}"`]
+    return [process.env.ComSpec ?? "cmd.exe", words, { windowsVerbatimArguments: true, windowsHide: true }]
+  }
+  // Never pasted into the script: what a caller sends is data.
+  const words = ["-c", script, "sh", ...args]
+  return ["sh", piped ? ["-c", piping, "sh", "sh", ...words] : words, {}]
+}

@@ -6,4 +6,4 @@
 export const nameOf = (key: string): string => `SINGLE_INSTANCE_${key.replace(/[A-Z]/g, "_$&").toUpperCase()}`
 
 /** Whether a variable may be an option: it is not one of those that tell a command about its primary. */
-export const isOption = (name: string): boolean => /^SINGLE_INSTANCE_(?!(ID|EPOCH|MESSAGE|FROM_PID)$)/i.test(name)
+export const isOption = (name: string): boolean => /^SINGLE_INSTANCE_(?!(ID|EPOCH|MESSAGE|FROM_PID|DEPTH)$)/i.test(name)

@@ -4,6 +4,7 @@
 import * as durations from "./durations.js"
 import { isOption } from "./environment.js"
 import * as engine from "./handOver.js"
+import * as inherited from "./inherited.js"
 import * as location from "./location.js"
 import { isTerminal, write } from "./output.js"
 import { type Supervisor, supervise } from "./supervisor.js"
@@ -13,6 +14,7 @@ import { coloured, deliveredEvent, deliveredSentence, exitCodeOf, green } from "
 interface Words {
   readonly id: string
   readonly args: ReadonlyArray<string>
+  readonly env: { readonly [name: string]: string }
   readonly json: boolean
   readonly dir: string | null
   readonly trustDirectory: boolean
@@ -33,16 +35,19 @@ export type Conclude = (options: {
  */
 export const handOver = async (argv: ReadonlyArray<string>, conclude: Conclude): Promise<boolean> => {
   const words = read(argv.slice(2), process.env)
-  if (words === undefined) return false
+  if (words === undefined || inherited.depthFlaw() !== undefined) return false
+  const cwd = location.cwd()
+  // What Node may not have read as it was given.
+  if (inherited.isAnySuspect([...argv, cwd, ...Object.values(words.env)])) return false
   const controller = new AbortController()
   const supervisor = supervise(() => controller.abort())
-  const { args, dir, id, json, timeoutMillis: millis, trustDirectory } = words
+  const { args, dir, env, id, json, timeoutMillis: millis, trustDirectory } = words
   const ending = await engine.handOver({
     id,
     directory: dir,
     trustDirectory,
     payload: undefined,
-    launch: { argv: args, cwd: location.cwd(), env: {} },
+    launch: { argv: args, cwd, env },
     timeoutMillis: millis,
     onOutput: shower(json, supervisor),
     signal: controller.signal
@@ -97,8 +102,7 @@ const read = (words: ReadonlyArray<string>, env: NodeJS.ProcessEnv): Words | und
   if ((command !== "send" && command !== "run") || id === undefined || id === "" || id.startsWith("-")) return undefined
   if (Object.keys(env).some(isOption)) return undefined
   const at = rest.indexOf("--")
-  const args = at < 0 ? [] : rest.slice(at + 1)
-  if (command === "run" && args.length === 0) return undefined
+  const behind = at < 0 ? [] : rest.slice(at + 1)
   const given = new Map<string, string>()
   const own = at < 0 ? rest : rest.slice(0, at)
   for (let index = 0; index < own.length; index++) {
@@ -109,18 +113,27 @@ const read = (words: ReadonlyArray<string>, env: NodeJS.ProcessEnv): Words | und
       continue
     }
     const value = own[++index]
-    if (!(name === "--dir" || name === "--timeout" || (name === "--on-launch" && command === "run"))) return undefined
+    if (!valued.has(name) && !(command === "run" && valuedOfRun.has(name))) return undefined
     if (value === undefined || value.trim() === "" || value.startsWith("-")) return undefined
     given.set(name, value)
   }
   const timeoutMillis = durations.shortMillis(given.get("--timeout") ?? "20s")
   if (timeoutMillis === undefined || !(timeoutMillis >= 1)) return undefined
+  const names = given.get("--env")?.split(",") ?? []
+  if (!names.every((name) => /^[A-Za-z_]\w*$/.test(name) && !inherited.isReserved(name))) return undefined
+  const isProgram = command === "run" && !given.has("--exec")
+  if (isProgram && behind.length === 0) return undefined
   return {
     id,
-    args,
+    // The program is only for the first launch.
+    args: isProgram ? behind.slice(1) : behind,
+    env: inherited.passedOn(names),
     json: given.has("--json"),
     dir: given.get("--dir") ?? null,
     trustDirectory: given.has("--trust-directory"),
     timeoutMillis
   }
 }
+
+const valued = new Set(["--dir", "--timeout", "--env"])
+const valuedOfRun = new Set(["--on-launch", "--exec"])
