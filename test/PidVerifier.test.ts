@@ -530,8 +530,9 @@ const linuxWith = (files: Files) => {
     FileSystem.FileSystem,
     Effect.map(FileSystem.FileSystem, (real) => ({
       ...real,
-      readFileString: (path: string, encoding?: string) => read(path, real.readFileString(path, encoding)),
-      readLink: (path: string) => read(path, real.readLink(path))
+      readFileString: (path: string, encoding?: string) =>
+        Effect.suspend(() => read(path, real.readFileString(path, encoding))),
+      readLink: (path: string) => Effect.suspend(() => read(path, real.readLink(path)))
     }))
   )
   return build(LinuxPidVerifier.layer, Layer.provide(fs, NodeContext.layer))
@@ -938,7 +939,7 @@ describe("DarwinPidVerifier", () => {
           const self = yield* verifier.self
           assert.isTrue(self.start !== null && self.boot !== null && self.machine !== null)
         }
-      }).pipe(Effect.withClock(hurried))
+      })
   )
 
   it.scoped("a program that hangs is given up after 5 seconds, in an uninterruptible region, too", () =>

@@ -336,7 +336,10 @@ describe("SharedMemory", () => {
             })
         )
         const { cells, socket } = yield* puppet(file)
+        // A paused socket of Node still reads 64 KiB.
         socket.pause()
+        const handle = (socket as unknown as { readonly _handle: { readonly readStop: () => void } })._handle
+        handle.readStop()
         const asked = 3_000
         let most = 0
         yield* Effect.async<void>((resume) => {
