@@ -132,22 +132,28 @@ describe("a frozen primary", () => {
         unsafeCurrentTimeMillis: { value: () => clock.unsafeCurrentTimeMillis() + ahead },
         currentTimeMillis: { get: () => Effect.map(clock.currentTimeMillis, (millis) => millis + ahead) }
       })
-      const serve = Greeter.enforce({
-        request: "first",
-        primary: (primary) => Effect.zipRight(primary.serve(Effect.succeed), Effect.never)
+      const program = Effect.gen(function* () {
+        const serve = Greeter.enforce({
+          request: "first",
+          primary: (primary) => Effect.zipRight(primary.serve(Effect.succeed), Effect.never)
+        })
+        const first = yield* TestSingleInstance.launch(Greeter, serve)
+        yield* first.freeze
+        const sending = yield* Effect.fork(
+          Effect.flip(Greeter.enforce({ request: "second", primary: () => Effect.succeed("led") }))
+        )
+        yield* TestClock.adjust("1 seconds")
+        ahead = -3_600_000
+        yield* TestClock.adjust("3 seconds")
+        const error = yield* Effect.flatten(Fiber.poll(sending))
+        assert.deepInclude(yield* error, { _tag: "TimeoutError", phase: "hello" })
       })
-      const first = yield* TestSingleInstance.launch(Greeter, serve)
-      yield* first.freeze
-      const sending = yield* Greeter.enforce({ request: "second", primary: () => Effect.succeed("led") }).pipe(
-        Effect.flip,
-        Effect.withClock(jumping),
-        Effect.fork
+      yield* program.pipe(
+        Effect.provide(TestSingleInstance.layer(Greeter, { timeout: "2 seconds", helloTimeout: "300 millis" })),
+        // Also while the layer is built, which takes its clock along.
+        Effect.withClock(jumping)
       )
-      yield* TestClock.adjust("1 seconds")
-      ahead = -3_600_000
-      yield* TestClock.adjust("3 seconds")
-      assert.deepInclude(yield* Fiber.join(sending), { _tag: "TimeoutError", phase: "hello" })
-    }).pipe(Effect.provide(TestSingleInstance.layer(Greeter, { timeout: "2 seconds", helloTimeout: "300 millis" })))
+    })
   )
 })
 
