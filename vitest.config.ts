@@ -32,7 +32,8 @@ export default defineConfig(({ mode }) => ({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 60_000,
-    minWorkers: 1,
+    minWorkers: mode === "small" ? 6 : 1,
+    poolOptions: { forks: { isolate: mode !== "small" } },
     ...(sizes[mode] ?? { maxWorkers: 1 })
   }
 }))

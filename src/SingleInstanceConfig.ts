@@ -141,14 +141,14 @@ export const defaults: SingleInstanceConfig["Type"] = {
  * @category constructors
  */
 export const make = (options?: ConfigOptions): SingleInstanceConfig["Type"] => {
-  const { directory, drain, helloTimeout, timeout, ...rest } = { ...defaults, ...given(options) }
-  return Schema.validateSync(Options)({
+  const { drain, helloTimeout, timeout, ...rest } = { ...defaults, ...given(options) }
+  const valid = Schema.validateSync(Options)({
     ...rest,
-    directory: location.resolve(directory),
     timeout: Duration.decode(timeout),
     helloTimeout: Duration.decode(helloTimeout),
     drain: Duration.decode(drain)
   })
+  return { ...valid, directory: location.resolve(valid.directory) }
 }
 
 /**

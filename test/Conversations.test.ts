@@ -38,10 +38,11 @@ const protocols: Record<string, readonly [Effect.Effect<World, never, Scope.Scop
   ]
 }
 
+const small: { readonly [name: string]: string } = { memory: "msgpack", unix: "json" }
+
 for (const [name, [world, options]] of Object.entries(protocols)) {
   for (const encoding of ["json", "msgpack"] as const) {
-    const isLarge = name !== "memory" && (name !== "unix" || encoding === "msgpack")
-    suite(`${name}${largeIf(isLarge)}`, world, { ...options, encoding })
+    suite(`${name}${largeIf(small[name] !== encoding)}`, world, { ...options, encoding })
   }
 }
 

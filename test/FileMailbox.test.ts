@@ -426,7 +426,7 @@ describe("FileMailbox", () => {
   }
   const hour = 60 * 60 * 1_000
 
-  it.scopedLive("takes as long for a message whatever lies there, and bounds that while it leads", () =>
+  it.scopedLive("takes as long for a message whatever lies there, and bounds that while it leads @large", () =>
     Effect.gen(function* () {
       const trips = Effect.gen(function* () {
         const { connect, listen, mail } = yield* setup
@@ -473,29 +473,31 @@ describe("FileMailbox", () => {
     })
   )
 
-  it.scopedLive("clears what a sender of another host left that is silent for a day, and hands over its message", () =>
-    Effect.gen(function* () {
-      const { connect, listen, mail } = yield* setup
-      const listener = yield* listen()
-      const near = yield* connect(listener.address)
-      yield* near.send(text("hello"))
-      yield* accept(listener)
-      const [living, silent] = [leaveElsewhere(mail, 1, 23 * hour)[0]!, leaveElsewhere(mail, 1, 25 * hour)[0]!]
-      // It had sent to a listener of its own host that is silent as well.
-      const box = path.join(mail, nonce())
-      const marker = path.join(box, `l.deadbeef-deadbeef-deadbeef-7-1`)
-      fs.mkdirSync(box)
-      const header = Buffer.concat([text("ESIM1"), Buffer.from([0, 0, 0, 0])])
-      fs.writeFileSync(
-        path.join(box, `n.${path.basename(silent)}.${"0".repeat(16)}.f13`),
-        Buffer.concat([header, text("late")])
-      )
-      fs.writeFileSync(marker, "")
-      age(marker, 25 * hour)
-      assert.deepStrictEqual((yield* accept(listener)).frames, ["late"])
-      yield* until("order", () => !fs.existsSync(silent) && !fs.existsSync(box))
-      assert.isTrue(fs.existsSync(living))
-    })
+  it.scopedLive(
+    "clears what a sender of another host left that is silent for a day, and hands over its message @large",
+    () =>
+      Effect.gen(function* () {
+        const { connect, listen, mail } = yield* setup
+        const listener = yield* listen()
+        const near = yield* connect(listener.address)
+        yield* near.send(text("hello"))
+        yield* accept(listener)
+        const [living, silent] = [leaveElsewhere(mail, 1, 23 * hour)[0]!, leaveElsewhere(mail, 1, 25 * hour)[0]!]
+        // It had sent to a listener of its own host that is silent as well.
+        const box = path.join(mail, nonce())
+        const marker = path.join(box, `l.deadbeef-deadbeef-deadbeef-7-1`)
+        fs.mkdirSync(box)
+        const header = Buffer.concat([text("ESIM1"), Buffer.from([0, 0, 0, 0])])
+        fs.writeFileSync(
+          path.join(box, `n.${path.basename(silent)}.${"0".repeat(16)}.f13`),
+          Buffer.concat([header, text("late")])
+        )
+        fs.writeFileSync(marker, "")
+        age(marker, 25 * hour)
+        assert.deepStrictEqual((yield* accept(listener)).frames, ["late"])
+        yield* until("order", () => !fs.existsSync(silent) && !fs.existsSync(box))
+        assert.isTrue(fs.existsSync(living))
+      })
   )
 
   it.scopedLive("sees that the other side has gone: by a hint, by its process", () =>
@@ -569,7 +571,7 @@ describe("a conversation by mail, between processes", () => {
     return { directory, primary, waiting: until("mail", () => messages(directory).length === 1) }
   })
 
-  it.scopedLive("waits for a primary that is stopped, and is handled once", () =>
+  it.scopedLive("waits for a primary that is stopped, and is handled once @large", () =>
     Effect.gen(function* () {
       const { directory, primary, waiting } = yield* stopped
       const sender = yield* start(directory, "send", "--timeout", "50s", "--", "x")

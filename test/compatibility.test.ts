@@ -7,8 +7,9 @@
  * of the repository at the first commit. `RECORD=<folder> npx vitest run test/compatibility.test.ts` records with the code as
  * it is, into that folder; what is there already for a version that was published is never replaced.
  */
-import { createHash } from "node:crypto"
+import crypto, { createHash } from "node:crypto"
 import * as fs from "node:fs"
+import { syncBuiltinESMExports } from "node:module"
 import * as net from "node:net"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
@@ -29,20 +30,25 @@ import * as SingleInstanceConfig from "effect-single-instance/SingleInstanceConf
 import { ProtocolError } from "effect-single-instance/SingleInstanceError"
 import * as TestSingleInstance from "effect-single-instance/TestSingleInstance"
 import { Packr } from "msgpackr"
-import { vi } from "vitest"
+import { afterAll, beforeAll } from "vitest"
 import { failing } from "./contenders.js"
 import { member, puppet, temporary } from "./simulation.js"
 
-// Nonces and ids are those of the recording.
-const random = vi.hoisted(() => ({ given: [] as Array<string> }))
-vi.mock("node:crypto", async (original) => {
-  const real = await original<typeof import("node:crypto")>()
-  const randomBytes = (size: number) => {
+// Nonces and ids are those of the recording. Changed in the module itself: other files of tests may have loaded before
+// what uses it.
+const random = { given: [] as Array<string> }
+const { randomBytes } = crypto
+const setRandomBytes = (to: unknown) => {
+  Object.assign(crypto, { randomBytes: to })
+  syncBuiltinESMExports()
+}
+beforeAll(() =>
+  setRandomBytes((size: number) => {
     const index = random.given.findIndex((hex) => hex.length === 2 * size)
-    return index === -1 ? real.randomBytes(size) : Buffer.from(random.given.splice(index, 1)[0]!, "hex")
-  }
-  return { ...real, randomBytes }
-})
+    return index === -1 ? randomBytes(size) : Buffer.from(random.given.splice(index, 1)[0]!, "hex")
+  })
+)
+afterAll(() => setRandomBytes(randomBytes))
 
 class Refusal extends Schema.TaggedError<Refusal>()("Refusal", { why: Schema.String }) {}
 

@@ -278,7 +278,7 @@ describe("a starter that is stopped", () => {
     timeout
   )
 
-  itNeeds(needs.linux)("with the slot in hand, and killed, is succeeded at once", () =>
+  itNeeds(needs.linux)("with the slot in hand, and killed, is succeeded at once @large", () =>
     Effect.gen(function* () {
       const arena = yield* overRemains
       const slow = yield* arena.start("launch", { freeze: committing })

@@ -374,7 +374,7 @@ describe("a clock", () => {
     )
   }
 
-  itNeeds(needs.posix)("that is wrong by a day gives nobody the lock, and keeps it from nobody", () =>
+  itNeeds(needs.posix)("that is wrong by a day gives nobody the lock, and keeps it from nobody @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const day = 86_400_000
@@ -420,7 +420,7 @@ describe("the canaries", () => {
     })
   )
 
-  itNeeds(needs.posix)("whoever goes by the clock has two primaries", () =>
+  itNeeds(needs.posix)("whoever goes by the clock has two primaries @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       yield* begin(arena, { lock: "age" })

@@ -315,7 +315,7 @@ const cuts = (name: string, options: { readonly forgetsFsync: boolean }) =>
 
 describe("after a power cut", () => {
   itNeeds(needs.linux)(
-    "behind any operation of the lock, whatever of it was lost, the next start leads at once",
+    "behind any operation of the lock, whatever of it was lost, the next start leads at once @large",
     () =>
       reported(
         {

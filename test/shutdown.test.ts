@@ -54,24 +54,26 @@ describe("a signal", () => {
     )
   }
 
-  itNeeds(needs.linux)("lets accepted messages end; a launch meanwhile becomes the next primary with its own", () =>
-    Effect.gen(function* () {
-      const arena = yield* makeArena
-      const primary = yield* begin(arena, confessing("SIGTERM"))
-      const newcomer = yield* arena.start("rounds")
-      yield* newcomer.waitFor("ready")
-      const slow = yield* arena.start("launch", { message: "slow", work: 1_500 })
-      yield* primary.waitFor("handled", { message: "slow" })
-      yield* primary.signal("SIGTERM")
-      yield* primary.waitFor("asked")
-      yield* newcomer.say(JSON.stringify({ message: "late" }))
-      assertDelivered(yield* slow.waitFor("outcome"), primary)
-      assert.deepStrictEqual(yield* primary.ended, { code: 143, signal: null })
-      assert.strictEqual((yield* newcomer.waitFor("begin")).took, "released")
-      yield* newcomer.waitFor("handled", { message: "late" })
-      assertDelivered(yield* launch(arena), newcomer)
-      yield* arena.consistent()
-    })
+  itNeeds(needs.linux)(
+    "lets accepted messages end; a launch meanwhile becomes the next primary with its own @large",
+    () =>
+      Effect.gen(function* () {
+        const arena = yield* makeArena
+        const primary = yield* begin(arena, confessing("SIGTERM"))
+        const newcomer = yield* arena.start("rounds")
+        yield* newcomer.waitFor("ready")
+        const slow = yield* arena.start("launch", { message: "slow", work: 1_500 })
+        yield* primary.waitFor("handled", { message: "slow" })
+        yield* primary.signal("SIGTERM")
+        yield* primary.waitFor("asked")
+        yield* newcomer.say(JSON.stringify({ message: "late" }))
+        assertDelivered(yield* slow.waitFor("outcome"), primary)
+        assert.deepStrictEqual(yield* primary.ended, { code: 143, signal: null })
+        assert.strictEqual((yield* newcomer.waitFor("begin")).took, "released")
+        yield* newcomer.waitFor("handled", { message: "late" })
+        assertDelivered(yield* launch(arena), newcomer)
+        yield* arena.consistent()
+      })
   )
 
   itNeeds(needs.linux)("loses no message of launches that come all the while @large", () =>

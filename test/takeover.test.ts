@@ -8,7 +8,8 @@ import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { type Contender, crossing, failing, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
-import { reported, scaled } from "./stress.js"
+import { largeIf } from "./size.js"
+import { isStress, reported, scaled } from "./stress.js"
 
 const senders = 20
 const kills = scaled(6, 40)
@@ -196,27 +197,29 @@ describe("takeover after SIGKILL", () => {
     })
   )
 
-  it.scopedLive(
-    "by a standby that waits",
-    () =>
-      Effect.gen(function* () {
-        const arena = yield* makeArena
-        const times: Array<number> = []
-        let primary = yield* arena.start("standby")
-        yield* primary.waitFor("begin")
-        for (let kill = 0; kill < scaled(10, 50); kill++) {
-          const standby = yield* arena.start("standby")
-          yield* standby.waitFor("follow", { pid: yield* primary.pid })
-          yield* primary.kill
-          const killed = (yield* arena.history).filter((entry) => entry.event === "kill").at(-1)!
-          const begun = yield* standby.waitFor("begin")
-          assert.strictEqual(begun.took, "dead")
-          times.push(begun.at - killed.at)
-          primary = standby
-        }
-        report("from SIGKILL to a standby being the primary", times)
-        yield* arena.consistent()
-      }),
-    300_000
-  )
+  for (const kills of isStress ? [scaled(10, 50)] : [3, 10]) {
+    it.scopedLive(
+      `by a standby that waits, ${kills} times${largeIf(kills !== 3)}`,
+      () =>
+        Effect.gen(function* () {
+          const arena = yield* makeArena
+          const times: Array<number> = []
+          let primary = yield* arena.start("standby")
+          yield* primary.waitFor("begin")
+          for (let kill = 0; kill < kills; kill++) {
+            const standby = yield* arena.start("standby")
+            yield* standby.waitFor("follow", { pid: yield* primary.pid })
+            yield* primary.kill
+            const killed = (yield* arena.history).filter((entry) => entry.event === "kill").at(-1)!
+            const begun = yield* standby.waitFor("begin")
+            assert.strictEqual(begun.took, "dead")
+            times.push(begun.at - killed.at)
+            primary = standby
+          }
+          report("from SIGKILL to a standby being the primary", times)
+          yield* arena.consistent()
+        }),
+      300_000
+    )
+  }
 })

@@ -14,6 +14,7 @@ import {
   Protocol
 } from "effect-single-instance/Protocol"
 import type { ProtocolError } from "effect-single-instance/SingleInstanceError"
+import { largeIf } from "../size.js"
 
 /** An empty directory of the test's own, as the lock hands it to a protocol. */
 export const temporary: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
@@ -173,6 +174,8 @@ export const suite = (
   const frameCount = options.frames ?? 1000
   const bufferedBytes = options.bufferedBytes ?? 6 * 1024 * 1024
   const connectionCount = options.connections ?? 50
+  // Where each frame is a file.
+  const large = largeIf(frameCount < 1000)
 
   const setup = Effect.gen(function* () {
     const directory = yield* temporary
@@ -338,7 +341,7 @@ export const suite = (
       })
     )
 
-    it.scopedLive("sends what many fibers give it in the order in which it is given", () =>
+    it.scopedLive(`sends what many fibers give it in the order in which it is given${large}`, () =>
       Effect.gen(function* () {
         const { connect, listener } = yield* both
         const { far, near } = yield* pair(listener, connect)
@@ -356,7 +359,7 @@ export const suite = (
       })
     )
 
-    it.scopedLive("lets no later sender overtake those that wait for room", () =>
+    it.scopedLive(`lets no later sender overtake those that wait for room${large}`, () =>
       Effect.gen(function* () {
         const { connect, listener } = yield* both
         const { far, near } = yield* pair(listener, connect)
@@ -490,7 +493,7 @@ export const suite = (
       })
     )
 
-    it.scopedLive("holds up the writer while the reader is slow, and loses nothing", () =>
+    it.scopedLive(`holds up the writer while the reader is slow, and loses nothing${large}`, () =>
       Effect.gen(function* () {
         const { connect, listener } = yield* both
         const { far, near } = yield* pair(listener, connect)
