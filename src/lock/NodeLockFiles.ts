@@ -19,6 +19,7 @@ import { Witness } from "../InstanceRecord.js"
 import * as content from "../internal/content.js"
 import { verify } from "../internal/directory.js"
 import * as errno from "../internal/errno.js"
+import * as fileSystemType from "../internal/fileSystemType.js"
 import { acquireRelease, addFinalizer } from "../internal/finalizer.js"
 import { whileInUse } from "../internal/inUse.js"
 import * as locations from "../internal/location.js"
@@ -35,11 +36,6 @@ import { FileFailure, identity, type LockDirectory, LockFiles, type Probe } from
  * @category constants
  */
 export const defaultDirectory: () => string = locations.defaultDirectory
-
-// Magic numbers of statfs(2): ext2/3/4, xfs, btrfs, zfs, f2fs, tmpfs, overlay.
-const localTypes = new Set([0xef53, 0x58465342, 0x9123683e, 0x2fc12fc1, 0xf2f52010, 0x01021994, 0x794c7630])
-// nfs, smb, cifs, smb2, afs, 9p, ceph, lustre.
-const sharedTypes = new Set([0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x5346414f, 0x01021997, 0x00c36400, 0x0bd00bd0])
 
 const isLinux = process.platform === "linux"
 // macOS: O_EXLOCK | O_NONBLOCK. Windows: UV_FS_O_EXLOCK, no sharing.
@@ -141,10 +137,9 @@ const makeDirectory = Effect.fnUntraced(function* (
 ): Effect.fn.Return<LockDirectory, FileFailure, Scope.Scope> {
   const at = (name: string) => path.join(directory, name)
   const type = yield* attempt("statfs", directory, () => fs.statfsSync(directory).type)
-  const shared = isLinux && sharedTypes.has(type)
   // A host that shares the directory keeps its own record; a hyphen, as `<letters>.<nonce>` names what is collected.
-  const lockName = shared ? `lock-${(yield* machine) ?? os.hostname()}` : "lock"
-  const local = isLinux ? localTypes.has(type) : true
+  const lockName = fileSystemType.isShared(type) ? `lock-${(yield* machine) ?? os.hostname()}` : "lock"
+  const local = fileSystemType.isLocal(type)
   // Reached through a descriptor, a socket's name is never longer than the system allows.
   const fd = isLinux
     ? yield* acquireRelease(

@@ -8,6 +8,7 @@ import * as path from "node:path"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as errno from "../../internal/errno.js"
+import * as fileSystemType from "../../internal/fileSystemType.js"
 import { whileInUse } from "../../internal/inUse.js"
 import { type Content, MailFailure, MailFiles, type MailFolder } from "./MailFiles.js"
 import * as origins from "./origins.js"
@@ -27,15 +28,11 @@ const ioOr = <A, B>(
 ): Effect.Effect<A | B, MailFailure> =>
   Effect.catchIf(io(operation, name, run), errno.isMissing, () => Effect.succeed(missing))
 
-// Magic numbers of statfs(2): ext2/3/4, xfs, btrfs, zfs, f2fs, tmpfs, overlay.
-const localTypes = new Set([0xef53, 0x58465342, 0x9123683e, 0x2fc12fc1, 0xf2f52010, 0x01021994, 0x794c7630])
-
 // Where other machines may share the folder, another boot of the same name proves nothing. What cannot be told is asked
 // for again.
 const isLocal = (folder: string): boolean => {
-  if (process.platform !== "linux") return true
   try {
-    return localTypes.has(fs.statfsSync(folder).type)
+    return fileSystemType.isLocal(fs.statfsSync(folder).type)
   } catch {
     return false
   }
