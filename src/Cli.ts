@@ -956,6 +956,8 @@ const ownWords: { readonly [name: string]: string } = {
   directory: "--dir",
   trustDirectory: "--trust-directory",
   timeout: "--timeout",
+  wait: "`run --wait`",
+  layerStandby: "`listen --standby`",
   inspect: "`single-instance status`",
   breakLock: "`single-instance break`",
   maxFrameBytes: "SINGLE_INSTANCE_MAX_FRAME_BYTES"

@@ -190,7 +190,8 @@ export const connect = (target: Target): Effect.Effect<Session, TimeoutError | P
         onNone: (errors) => {
           const attempts = errors.map((error, index): Attempt => {
             const { address, protocol } = endpoints[index]!
-            const detail = error._tag === "ProtocolError" ? error.detail : `no answer within ${error.millis} ms`
+            const detail =
+              error._tag === "ProtocolError" ? error.detail : `no answer within ${Math.ceil(error.millis)} ms`
             return { protocol, address, reason: error.reason, detail }
           })
           // A primary that is there and keeps silent is what the caller should know of first.
@@ -202,7 +203,10 @@ export const connect = (target: Target): Effect.Effect<Session, TimeoutError | P
           return new ProtocolError({
             reason: "AllFailed",
             protocol: target.protocols.map((protocol) => protocol.name).join(", ") || "none",
-            detail: attempts.length === 0 ? "the primary has no endpoint" : "no endpoint of the primary serves",
+            detail:
+              attempts.length === 0
+                ? "the primary takes no messages: it has no endpoint"
+                : `no endpoint of the primary serves (${attempts.map(({ detail, protocol }) => `${protocol}: ${detail}`).join("; ")})`,
             outcome: "NotDelivered",
             pid,
             attempts

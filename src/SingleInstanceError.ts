@@ -88,7 +88,8 @@ export const Owner: Schema.Struct<{
 export type Owner = typeof Owner.Type
 
 const advice = {
-  AlreadyRunning: "another process is the primary; send it a message, or wait with a standby",
+  AlreadyRunning:
+    "another process is the primary; wait for its end with `wait` or `layerStandby`, or send it a message if it takes any",
   AlreadyHeldInProcess: "this process holds the lock already; provide one layer and share it",
   OwnerUnverifiable:
     "it cannot be told whether the recorded owner lives; if you are sure that it does not, break the lock",
@@ -232,7 +233,7 @@ export class TimeoutError extends Schema.TaggedError<TimeoutError>("effect-singl
             `process ${this.pid} did not answer`,
             "It may be stopped or busy; look at it, or allow more time with `timeout`"
           ]
-    return `${shown(this.id)}: ${what} within ${this.millis} ms (${this.phase}; ${told[this.outcome]}). ${remedy}`
+    return `${shown(this.id)}: ${what} within ${Math.ceil(this.millis)} ms (${this.phase}; ${told[this.outcome]}). ${remedy}`
   }
 }
 
@@ -252,7 +253,7 @@ const protocolAdvice = {
   Expired: "the message was older than its sender allowed",
   HandlerDefect: "the primary's handler died of a defect; see `cause`",
   HandlerInterrupted: "the primary's handler was interrupted before it ended",
-  AllFailed: "every endpoint of the primary was tried; see `attempts`"
+  AllFailed: "there is no other way to reach the primary: see why with `inspect`"
 } as const
 
 /**

@@ -143,7 +143,7 @@ const greet = async (options: Options, directory: string, owner: answers.Owner):
       reasons.push(`${endpoint.protocol}: ${cause instanceof Error ? cause.message : cause}`)
     }
   }
-  return reasons.join("; ") || "the primary has no endpoint"
+  return reasons.join("; ") || "the primary takes no messages: it has no endpoint"
 }
 
 const greetAt = async (
