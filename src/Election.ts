@@ -5,14 +5,16 @@
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { Endpoint } from "./Endpoint.js"
 import type { InstanceId } from "./InstanceId.js"
 import { type Candidate, type Following, InstanceLock, type Leading } from "./InstanceLock.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
+import * as errno from "./internal/errno.js"
 import { PidVerifier } from "./PidVerifier.js"
-import type { LockError } from "./SingleInstanceError.js"
+import { LockError } from "./SingleInstanceError.js"
 
 /**
  * @since 0.1.0
@@ -80,7 +82,9 @@ export const contend: <E, R>(
 })
 
 /**
- * Waits until this process leads. Nothing polls: each round ends with a hint that the owner may have gone.
+ * Waits until this process leads. Nothing polls: each round ends with a hint that the owner may have gone. Once it has
+ * followed somebody, it waits on where the system refuses something for the moment (descriptors, memory, space), as a
+ * leader keeps its lock then, and logs a warning.
  *
  * @since 0.1.0
  * @category operations
@@ -101,8 +105,18 @@ export const standby: <E, R>(
     followed = verdict.record.nonce
     return Effect.zipRight(announce ?? Effect.void, verdict.gone)
   })
+  const isPassing = (error: LockError | E): boolean =>
+    followed !== undefined &&
+    LockError.is(error) &&
+    (errno.isPassing(error.cause) || errno.isFull(error.cause))
+  const enduring = keepIf(round, (verdict) => verdict._tag === "Leading").pipe(
+    Effect.tapError((error) =>
+      isPassing(error) ? Effect.logWarning(`a standby tries again: ${(error as LockError).message}`) : Effect.void
+    ),
+    Effect.retry({ while: isPassing, schedule: Schedule.spaced("500 millis") })
+  )
   while (true) {
-    const verdict = yield* keepIf(round, (verdict) => verdict._tag === "Leading")
+    const verdict = yield* enduring
     if (verdict._tag === "Leading") return verdict
   }
 })

@@ -5,7 +5,8 @@ import * as os from "node:os"
 import * as path from "node:path"
 import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
+import * as Election from "effect-single-instance/Election"
 import { InstanceLock } from "effect-single-instance/InstanceLock"
 import { encode, type InstanceRecord, update, Witness } from "effect-single-instance/InstanceRecord"
 import * as FileLock from "effect-single-instance/lock/FileLock"
@@ -300,6 +301,39 @@ describe("FileLock", () => {
           assert.isAbove(successor.record.epoch, second.record.epoch)
           assert.sameMembers([...(yield* standing)], namesOf(successor.record))
         })
+    )
+  }
+
+  for (const code of ["EMFILE", "ENOSPC", "EIO"]) {
+    it.scopedLive(`is waited for also where the system says ${code} at the takeover, but not at the first look`, () =>
+      Effect.gen(function* () {
+        const { spawn } = yield* fileWorld
+        const owner = yield* spawn()
+        yield* lead(owner)
+        let refuses = true
+        let refused = 0
+        const waiter = yield* spawn(undefined, (operation, name) => {
+          if (!refuses || !(operation === "read" || operation === "write")) return Effect.void
+          refused++
+          return new FileFailure({ code, operation, name, cause: undefined })
+        })
+        const contest = { id, version: null, listen: () => Effect.succeed([]) }
+        const waits = (onFollow: Effect.Effect<void>) =>
+          Effect.provideService(Election.standby(contest, { onFollow: () => onFollow }), InstanceLock, waiter.lock)
+        assert.strictEqual((yield* Effect.flip(waits(Effect.void))).reason, "DirectoryUnusable")
+        refuses = false
+        const following = yield* Deferred.make<void>()
+        const standby = yield* Effect.fork(waits(Effect.asVoid(Deferred.succeed(following, undefined))))
+        yield* Deferred.await(following)
+        refuses = true
+        refused = 0
+        yield* owner.crash
+        yield* Effect.repeat(Effect.sleep("10 millis"), { until: () => refused > 0 })
+        yield* Effect.sleep("100 millis")
+        assert.isNull(standby.unsafePoll())
+        refuses = false
+        assert.strictEqual((yield* Fiber.join(standby)).took, "dead")
+      })
     )
   }
 

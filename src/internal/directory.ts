@@ -14,6 +14,8 @@ export interface Flaw {
   readonly detail: string
   /** It may be right in a moment: a directory has the mode that the umask left until its creator has corrected it. */
   readonly passing: boolean
+  /** What the system said, where it refused something. */
+  readonly cause?: unknown
 }
 
 export interface Options {
@@ -42,7 +44,7 @@ export const verify = (directory: string, { create, trustParents = false }: Opti
     return verifyOwn(directory, euid, create) ?? parentsOf(path.dirname(directory))
   } catch (cause) {
     const place = culprit(directory)
-    return unusable(place, explain(cause), code(cause) === "EACCES" && isUnfinished(place, euid))
+    return unusable(place, explain(cause), code(cause) === "EACCES" && isUnfinished(place, euid), cause)
   }
 }
 
@@ -79,7 +81,7 @@ const make = (directory: string): Flaw | undefined => {
     // Another launch was faster; it also corrects the mode.
     if (isExisting(cause)) return undefined
     const isPassing = code(cause) === "EACCES" && isUnfinished(parent, process.geteuid?.())
-    return unusable(parent, `${path.basename(directory)} cannot be created in it: ${explain(cause)}`, isPassing)
+    return unusable(parent, `${path.basename(directory)} cannot be created in it: ${explain(cause)}`, isPassing, cause)
   }
   correctMode(directory)
   return undefined
@@ -121,11 +123,12 @@ const insecure = (name: string, detail: string): Flaw => ({
   passing: false
 })
 
-const unusable = (name: string, detail: string, passing: boolean): Flaw => ({
+const unusable = (name: string, detail: string, passing: boolean, cause?: unknown): Flaw => ({
   reason: "DirectoryUnusable",
   path: name,
   detail,
-  passing
+  passing,
+  cause
 })
 
 const octal = (mode: number): string => (mode & 0o7777).toString(8).padStart(4, "0")

@@ -148,6 +148,14 @@ export const isPassing: (cause: unknown) => boolean = is(
 )
 
 /**
+ * There is no room for another file or more bytes at the moment.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isFull: (cause: unknown) => boolean = is("ENOSPC", "EDQUOT")
+
+/**
  * This process may not do it, cannot do it now, or the system has no such thing; it says nothing about the other side.
  *
  * @since 0.1.0

@@ -403,6 +403,6 @@ const toLockError = (id: InstanceId, where: LockDirectory | string, failure: Fil
     id,
     path,
     detail: failure.message,
-    cause: failure.cause
+    cause: failure.cause ?? failure
   })
 }

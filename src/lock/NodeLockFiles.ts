@@ -81,7 +81,7 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
         return typeof flaw === "object" ? Effect.fail(flaw) : Effect.succeed(flaw === undefined)
       }).pipe(
         Effect.retry({ while: ({ passing }) => passing, schedule: Schedule.spaced("20 millis"), times: 10 }),
-        Effect.mapError(({ detail, path, reason }) => new LockError({ reason, id, path, detail }))
+        Effect.mapError(({ cause, detail, path, reason }) => new LockError({ reason, id, path, detail, cause }))
       )
       if (!exists) return Option.none()
       return Option.some(
@@ -90,7 +90,8 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
           Effect.map(identity(verifier), (self) => self.machine)
         ).pipe(
           Effect.mapError(
-            (failure) => new LockError({ reason: "DirectoryUnusable", id, path: directory, detail: failure.message })
+            ({ cause, message }) =>
+              new LockError({ reason: "DirectoryUnusable", id, path: directory, detail: message, cause })
           )
         )
       )
