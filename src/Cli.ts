@@ -721,21 +721,24 @@ const notTaken = (primary: Primary) => (launch: IncomingLaunch) =>
   Effect.as(launch.stderr(`single-instance: already running as process ${primary.pid}\n`), 0)
 
 const listenTo = Effect.fnUntraced(function* (options: Common & { readonly standby: boolean }) {
-  const { tell } = options
+  const { id, tell } = options
+  const instance = yield* SingleInstance.SingleInstance
   const refused = yield* Deferred.make<never, LockError>()
+  const occupied = (owner: NonNullable<LockError["owner"]>) =>
+    Effect.match(instance.inspect, {
+      onFailure: () => undefined,
+      onSuccess: ({ evidence, state }) => (state === "held" ? evidence : undefined)
+    }).pipe(
+      Effect.map((held) => {
+        const since = `process ${owner.pid} is the primary since ${new Date(owner.startedAt).toISOString()}`
+        return new LockError({ reason: held ? "OwnerEnded" : "AlreadyRunning", id, detail: held ?? since, owner })
+      })
+    )
   const listening = SingleInstance.SingleInstance.standby({
     onFollow: (owner) =>
       options.standby
         ? tell({ event: "standby", primary: { pid: owner.pid } })
-        : Deferred.fail(
-            refused,
-            new LockError({
-              reason: "AlreadyRunning",
-              id: options.id,
-              detail: `process ${owner.pid} is the primary since ${new Date(owner.startedAt).toISOString()}`,
-              owner
-            })
-          ),
+        : Effect.flatMap(occupied(owner), (error) => Deferred.fail(refused, error)),
     primary: (primary) =>
       lead(
         tell,
