@@ -1036,6 +1036,21 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       }).pipe(Effect.scoped, Effect.runPromise)
     )
 
+    it.skipIf(!isLinux)("gives the group only what was for the group, also of two signals that come together", () =>
+      Effect.gen(function* () {
+        const { cli } = yield* setup
+        const names = ["SIGUSR1", "SIGTERM"]
+        const script = `if (process.argv[1] === "inner") { ${listening(names)} } else { for (const name of ${JSON.stringify(names)}) process.on(name, () => {}); child_process.spawn(process.execPath, ["-e", process.env.SCRIPT, "inner"], { stdio: "inherit" }) }`
+        const first = yield* cli(["run", "app", "--", process.execPath, "-e", script], { env: { SCRIPT: script } })
+        yield* first.says("pgid=")
+        process.kill(first.pid, "SIGUSR1")
+        process.kill(-first.pid, "SIGTERM")
+        yield* first.says("got SIGTERM;")
+        yield* Effect.sleep("200 millis")
+        assert.deepStrictEqual([times(first, "SIGUSR1"), times(first, "SIGTERM")], [0, 1])
+      }).pipe(Effect.scoped, Effect.runPromise)
+    )
+
     it.skipIf(!isLinux)("would be seen to give a signal twice: a parent that passes all on within its group", () =>
       Effect.gen(function* () {
         const naive = `const child = require("child_process").spawn(process.execPath, ["-e", ${JSON.stringify(listening(["SIGTERM"]))}], { stdio: "inherit" }); process.on("SIGTERM", () => child.kill("SIGTERM"))`
@@ -1121,6 +1136,42 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           assert.strictEqual(readFileSync(join(directory, `of ${fd}`), "utf8"), `got ${fd}\n`)
         }
       }).pipe(Effect.scoped, Effect.runPromise)
+    )
+
+    it.skipIf(!bash || !isLinux)(
+      "gives the command pipes and /dev/null that were open at the start, but none of Node's @large",
+      () =>
+        Effect.gen(function* () {
+          const { dir, directory } = yield* setup
+          const words = (script: string) => `${process.execPath} ${bin} run app --dir ${dir} -- sh -c '${script}'`
+          const lines = [
+            `${words("cat <&5")} 5< <(echo hi5)`,
+            `${words("cat <&9 && echo hi9")} 9</dev/null`,
+            `${words("echo hi8 >&8")} 8> >(cat >${directory}/of8)`,
+            `exec {fd}< <(echo hi$fd-auto); ${process.execPath} ${bin} run app --dir ${dir} -- bash -c "cat <&$fd"; exec {fd}<&-`,
+            `echo hi0 | { exec 7<&0 0</dev/null; ${words("cat <&7")}; }`,
+            `until [ -s ${directory}/of8 ]; do sleep 0.02; done; cat ${directory}/of8`
+          ]
+          const started = yield* start("bash", ["-c", lines.join("\n")])
+          assert.strictEqual(yield* started.exit, 0, started.stderr())
+          assert.match(started.stdout(), /^hi5\nhi9\nhi\d*-auto\nhi0\nhi8\n$/)
+
+          // Nothing that Node opens itself: a process of Node has some of each kind.
+          const kinds = /anon_inode:\[eventpoll\]|anon_inode:\[eventfd\]|pipe:/g
+          const shown = (command: string) =>
+            Effect.gen(function* () {
+              const listed = yield* start("bash", ["-c", `for fd in {3..255}; do eval "exec $fd>&-"; done; ${command}`])
+              assert.strictEqual(yield* listed.exit, 0, listed.stderr())
+              const lines = listed
+                .stdout()
+                .split("\n")
+                .filter((line) => !/ [012] -> /.test(line))
+              return new Set(lines.join("\n").match(kinds) ?? [])
+            })
+          const canary = `${process.execPath} -e 'child_process.spawnSync("ls", ["-l", "/proc/" + process.pid + "/fd"], { stdio: "inherit" })'`
+          assert.strictEqual((yield* shown(canary)).size, 3)
+          assert.strictEqual((yield* shown(words("ls -l /proc/self/fd"))).size, 0)
+        }).pipe(Effect.scoped, Effect.runPromise)
     )
 
     it.skipIf(!isLinux)("leaves its output blocking for those who share it @large", () =>
@@ -1912,6 +1963,66 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           yield* Effect.sleep("80 millis")
           assert.strictEqual(times("SIGINT"), 3)
         })
+    )
+
+    it.scopedLive("sends the command each of several signals that come together on a terminal", () =>
+      Effect.gen(function* () {
+        const { dir } = yield* setup
+        const names = ["SIGINT", "SIGTERM", "SIGUSR1", "SIGWINCH", "SIGCONT"] as const
+        const script = `for (const name of ${JSON.stringify(names)}) process.on(name, () => console.log("got " + name + ";")); console.log("wrapper=" + process.ppid + ";"); setInterval(() => {}, 1000)`
+        const first = yield* onTerminal(["run", "app", "--dir", dir, "--", process.execPath, "-e", script])
+        yield* first.says("wrapper=")
+        const wrapper = Number(/wrapper=(\d+)/.exec(first.stdout())![1])
+        const times = (name: string) => first.stdout().split(`got ${name};`).length - 1
+        const counts = () => names.map(times)
+        const becomes = (expected: ReadonlyArray<number>) =>
+          Effect.gen(function* () {
+            yield* until(
+              () => `${expected} of ${names} in ${first.stdout()}`,
+              () => counts().every((count, at) => count >= expected[at]!)
+            )
+            yield* Effect.sleep("150 millis")
+            assert.deepStrictEqual(counts(), expected)
+          })
+        // Let the bystander of the wrapper be there.
+        yield* Effect.sleep("300 millis")
+        process.kill(wrapper, "SIGTERM")
+        process.kill(-wrapper, "SIGINT")
+        yield* becomes([1, 1, 0, 0, 0])
+        process.kill(wrapper, "SIGUSR1")
+        process.kill(-wrapper, "SIGTERM")
+        yield* becomes([1, 2, 1, 0, 0])
+        process.kill(wrapper, "SIGWINCH")
+        process.kill(wrapper, "SIGCONT")
+        yield* becomes([1, 2, 1, 1, 1])
+        process.kill(-wrapper, "SIGWINCH")
+        process.kill(-wrapper, "SIGCONT")
+        yield* becomes([1, 2, 1, 2, 2])
+        // What reaches the bystander alone, or ends it, says nothing of a later signal.
+        const bystander = () =>
+          readdirSync("/proc").find((pid) => {
+            try {
+              const parent = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").at(-1)!.split(" ")[1]
+              return (
+                parent === String(wrapper) && readFileSync(`/proc/${pid}/cmdline`, "latin1").includes("ulimit -c 0")
+              )
+            } catch {
+              return false
+            }
+          })
+        for (const [round, signal] of (["SIGTERM", "SIGKILL", "SIGSTOP"] as const).entries()) {
+          yield* until(
+            () => "a bystander",
+            () => bystander() !== undefined
+          )
+          process.kill(Number(bystander()), signal)
+          yield* Effect.sleep("500 millis")
+          process.kill(wrapper, "SIGTERM")
+          yield* becomes([1, 3 + round, 1, 2, 2])
+        }
+        process.kill(-wrapper, "SIGTERM")
+        yield* becomes([1, 6, 1, 2, 2])
+      })
     )
 
     it.scopedLive("says sentences in colour, unless NO_COLOR is set", () =>

@@ -2,18 +2,22 @@
  * Gives the signals that this process receives to the command that it runs, each of them once.
  *
  * A signal that was sent to our whole process group has reached the command already, if that is in the group, and one for
- * this process alone has not. Node does not say which it was. So another process of ours is in the group and does nothing:
- * if a signal ended it, the signal was for the group.
+ * this process alone has not. Node does not say which it was. So a shell of ours, the bystander, is in the group, too, and
+ * tells us what it receives: a signal that it has received at the same time was for the group. Where it cannot say, the
+ * signal is taken to be for us alone, as a signal too many is better than one that is lost.
  */
 import { type ChildProcess, spawn } from "node:child_process"
 import { closeSync, constants as fsConstants, openSync } from "node:fs"
+import type { Socket } from "node:net"
 import { constants } from "node:os"
+import { createInterface } from "node:readline"
 import { hasSignal } from "./startup.js"
 
 // How long equal signals count as one, in milliseconds: `timeout` sends its signal to the process and to the group.
 const gatherMillis = 50
+// How long the bystander has for its answer, in milliseconds. Somebody may have stopped it.
+const answerMillis = 2_000
 
-// Those whose default action ends a process; the second kind leaves a core dump, and is delivered later than the others.
 const ending: ReadonlyArray<NodeJS.Signals> = [
   "SIGHUP",
   "SIGINT",
@@ -25,11 +29,16 @@ const ending: ReadonlyArray<NodeJS.Signals> = [
   "SIGPROF",
   "SIGIO",
   "SIGPWR",
-  "SIGSTKFLT"
+  "SIGSTKFLT",
+  "SIGQUIT",
+  "SIGABRT",
+  "SIGTRAP",
+  "SIGSYS",
+  "SIGXCPU",
+  "SIGXFSZ"
 ]
-const dumping: ReadonlyArray<NodeJS.Signals> = ["SIGQUIT", "SIGABRT", "SIGTRAP", "SIGSYS", "SIGXCPU"]
 const stopping: ReadonlyArray<NodeJS.Signals> = ["SIGTSTP", "SIGTTIN", "SIGTTOU"]
-const passing: ReadonlyArray<NodeJS.Signals> = ["SIGCONT", "SIGURG", "SIGWINCH", "SIGXFSZ"]
+const passing: ReadonlyArray<NodeJS.Signals> = ["SIGCONT", "SIGURG", "SIGWINCH"]
 
 const isWindows = process.platform === "win32"
 
@@ -44,14 +53,9 @@ export const hasTerminal = (): boolean => {
   }
 }
 
-/**
- * What is listened to while a command runs. With a terminal, stopping and continuing is between the shell and the group,
- * and the terminal itself tells the command of its size.
- */
+/** What is listened to while a command runs. With a terminal, stopping is between the shell and the group. */
 export const signals = (ownGroup: boolean): ReadonlyArray<NodeJS.Signals> =>
-  isWindows
-    ? []
-    : [...ending, ...dumping, ...(ownGroup ? [...stopping, ...passing] : ["SIGURG" as const, "SIGXFSZ" as const])]
+  isWindows ? [] : [...ending, ...passing, ...(ownGroup ? stopping : [])]
 
 export interface Forwarder {
   readonly forward: (signal: NodeJS.Signals) => void
@@ -61,8 +65,9 @@ export interface Forwarder {
 /** `ownGroup`: the command leads a process group of its own; else it is in ours. */
 export const make = (command: ChildProcess, ownGroup: boolean): Forwarder => {
   if (isWindows) return { forward: (signal) => void command.kill(signal), close: () => {} }
-  const gathered = new Set<NodeJS.Signals>()
-  let bystander = stand()
+  const bystander = accompany(signals(ownGroup))
+  // Each with the time when it came first.
+  const gathered = new Map<NodeJS.Signals, number>()
   let timer: NodeJS.Timeout | undefined
   let closed = false
   let delivered = Promise.resolve()
@@ -76,22 +81,16 @@ export const make = (command: ChildProcess, ownGroup: boolean): Forwarder => {
 
   const flush = async () => {
     timer = undefined
-    const signals = [...gathered]
+    const came = [...gathered]
     gathered.clear()
-    const told = signals.filter((signal) => ending.includes(signal) || dumping.includes(signal))
-    let toGroup = false
-    if (told.length > 0) {
-      const asked = bystander
-      bystander = stand()
-      toGroup = await asked.endedBy(told)
-    }
+    await bystander.hasToldAll()
     if (closed) return
-    for (const signal of signals) deliver(signal, toGroup && told.includes(signal))
+    for (const [signal, at] of came) deliver(signal, bystander.received(signal, at - gatherMillis))
   }
 
   return {
     forward: (signal) => {
-      gathered.add(signal)
+      if (!gathered.has(signal)) gathered.set(signal, performance.now())
       timer ??= setTimeout(() => {
         delivered = delivered.then(flush)
       }, gatherMillis)
@@ -119,26 +118,91 @@ const stop = (command: ChildProcess, signal: NodeJS.Signals): void => {
   if (!has("SigCgt") && !has("SigIgn")) command.kill("SIGSTOP")
 }
 
-// It ends with this process, as its input does. The shell spares us core dumps of it.
-const stand = () => {
-  const child = spawn("/bin/sh", ["-c", "ulimit -c 0; exec cat"], { stdio: ["pipe", "ignore", "ignore"], cwd: "/" })
-  const ended = new Promise<NodeJS.Signals | null>((resolve) => {
-    child.once("exit", (_, signal) => resolve(signal))
-    child.once("error", () => resolve(null))
-  })
-  child.stdin!.on("error", () => {})
-  child.unref()
+/** A bystander, and another one in its place whenever it ends. */
+const accompany = (listened: ReadonlyArray<NodeJS.Signals>) => {
+  const received = new Map<NodeJS.Signals, number>()
+  const tell = (signal: NodeJS.Signals) => void received.set(signal, performance.now())
+  let current: Bystander | undefined
+  let closed = false
+  const standUp = () => {
+    const own = stand(listened, tell, (signal) => {
+      if (current === own) current = undefined
+      // One that ends by itself cannot be had here: the next signal is soon enough for another attempt.
+      if (signal !== null && !closed && current === undefined) standUp()
+    })
+    current = own
+  }
+  standUp()
   return {
-    /**
-     * Whether it received one of these signals before. A signal that ends it decides at once what it ends by, and those
-     * with a core dump are delivered in the order of their numbers: so we end it with a signal that comes after them.
-     */
-    endedBy: (signals: ReadonlyArray<NodeJS.Signals>): Promise<boolean> => {
-      child.kill(signals.some((signal) => dumping.includes(signal)) ? "SIGXFSZ" : "SIGKILL")
-      return ended.then((signal) => signal !== null && signals.includes(signal))
+    /** Waits until all that the group has received by now is told, or cannot be. */
+    hasToldAll: async () => {
+      if (current === undefined) return standUp()
+      const asked = current
+      if (!(await asked.answers())) asked.end()
     },
+    /** Whether it received a signal, at this time or later (of `performance.now`). */
+    received: (signal: NodeJS.Signals, since: number): boolean =>
+      (received.get(signal) ?? Number.NEGATIVE_INFINITY) >= since,
     end: () => {
-      child.kill("SIGKILL")
+      closed = true
+      current?.end()
     }
+  }
+}
+
+interface Bystander {
+  /** Whether it has told all signals that it received before this call. */
+  readonly answers: () => Promise<boolean>
+  readonly end: () => void
+}
+
+/**
+ * A shell that writes the number of each signal that it receives, and a full stop for each line that it reads: it sees to
+ * the signals first. It ends with this process, as its input does. Whether `read` fails at a signal differs between shells.
+ */
+const stand = (
+  listened: ReadonlyArray<NodeJS.Signals>,
+  tell: (signal: NodeJS.Signals) => void,
+  ended: (signal: NodeJS.Signals | null) => void
+): Bystander => {
+  const names = new Map(listened.map((name) => [String(constants.signals[name]), name]))
+  names.delete("undefined")
+  const traps = [...names.keys()].map((number) => `trap 'echo ${number}; s=1' ${number}`)
+  // One that comes before its trap is set ends it: without a core dump.
+  const script = ["ulimit -c 0", ...traps, "while s=; read -r l && echo . || [ $s ]; do :; done"].join("\n")
+  const child = spawn("/bin/sh", ["-c", script], { stdio: ["pipe", "pipe", "ignore"], cwd: "/" })
+  let waiting: Array<(answered: boolean) => void> = []
+  const answer = (answered: boolean) => {
+    for (const resolve of waiting) resolve(answered)
+    waiting = []
+  }
+  const end = (signal: NodeJS.Signals | null) => {
+    if (signal !== null) tell(signal)
+    answer(false)
+    ended(signal)
+  }
+  child.once("exit", (_, signal) => end(signal))
+  child.once("error", () => end(null))
+  // Nothing of it keeps this process from ending.
+  child.unref()
+  const output = child.stdout as Socket
+  output.unref()
+  child.stdin.on("error", () => {})
+  createInterface(output).on("line", (line) => {
+    const signal = names.get(line)
+    if (signal !== undefined) tell(signal)
+    else answer(true)
+  })
+  return {
+    answers: () =>
+      new Promise((resolve) => {
+        const timer = setTimeout(() => resolve(false), answerMillis)
+        waiting.push((answered) => {
+          clearTimeout(timer)
+          resolve(answered)
+        })
+        child.stdin.write("\n")
+      }),
+    end: () => void child.kill("SIGKILL")
   }
 }

@@ -6,8 +6,8 @@ import * as path from "node:path"
 
 /**
  * The descriptors from 3 on that were open when this process was started. To be asked before this process opens any of
- * its own: at its start Node has made all of them close-on-exec, and only their place and kind tell them from its own.
- * Linux only.
+ * its own: at its start Node has made them close-on-exec, and only their place and kind tell them from its own. Those of
+ * Node are several `epoll`, an `eventfd` for each, and pipes of which it has both ends. Linux only.
  */
 export const inheritedDescriptors = (): ReadonlyArray<number> => {
   if (process.platform !== "linux") return []
@@ -15,25 +15,32 @@ export const inheritedDescriptors = (): ReadonlyArray<number> => {
     try {
       const link = fs.readlinkSync(`/proc/self/fd/${fd}`)
       const flags = openFlags("self", fd)
-      return flags === undefined ? [] : [{ fd, link, closeOnExec: (flags & 0o2000000) !== 0 }]
+      return flags === undefined ? [] : [{ fd, link, flags }]
     } catch {
       // That of the list itself.
       return []
     }
   })
   // Node takes the lowest free numbers, and this one first.
-  const firstOwn = found.find(({ link }) => link === "anon_inode:[eventpoll]")?.fd ?? 3
+  const firstOwn = found.find(({ link }) => link === "anon_inode:[eventpoll]")?.fd ?? 2
   const named = namedDescriptors()
-  return found
-    .filter(
-      ({ closeOnExec, fd, link }) =>
-        fd < firstOwn ||
-        !closeOnExec ||
-        named.has(fd) ||
-        !(link.startsWith("anon_inode:") || link.startsWith("pipe:") || link === "/dev/null")
-    )
-    .map(({ fd }) => fd)
+  const unclear = found.filter(({ fd, flags }) => fd > firstOwn && (flags & closeOnExec) !== 0 && !named.has(fd))
+  const own = unclear.filter(({ flags, link }) => {
+    if (link === "anon_inode:[eventpoll]" || link === "anon_inode:[io_uring]") return true
+    if (link === "anon_inode:[eventfd]") return (flags & nonBlocking) !== 0
+    if (!link.startsWith("pipe:") || !isPlainEnd(flags)) return false
+    // The other end, in the same mode.
+    return unclear.some((other) => other.link === link && other.flags === (flags ^ 1))
+  })
+  const notPassed = new Set([firstOwn, ...own.map(({ fd }) => fd)])
+  return found.map(({ fd }) => fd).filter((fd) => !notPassed.has(fd))
 }
+
+// As Linux has them in /proc/PID/fdinfo.
+const closeOnExec = 0o2000000
+const nonBlocking = 0o4000
+// What a shell opens, such as `<(…)`, has more flags than what pipe(2) makes.
+const isPlainEnd = (flags: number): boolean => (flags & ~(closeOnExec | nonBlocking | 1)) === 0
 
 /** Whether the variable, such as LISTEN_PID, names this process, and the command is to find its own pid there. */
 export const namesUs = (name: string): boolean => process.env[name] === String(process.pid)
