@@ -106,9 +106,7 @@ export const standby: <E, R>(
     return Effect.zipRight(announce ?? Effect.void, verdict.gone)
   })
   const isPassing = (error: LockError | E): boolean =>
-    followed !== undefined &&
-    LockError.is(error) &&
-    (errno.isPassing(error.cause) || errno.isFull(error.cause))
+    followed !== undefined && LockError.is(error) && (errno.isPassing(error.cause) || errno.isFull(error.cause))
   const enduring = keepIf(round, (verdict) => verdict._tag === "Leading").pipe(
     Effect.tapError((error) =>
       isPassing(error) ? Effect.logWarning(`a standby tries again: ${(error as LockError).message}`) : Effect.void
