@@ -540,7 +540,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
     it.scopedLive("passes on the variables that both sides name with --env @large", () =>
       Effect.gen(function* () {
         const { cli, done } = yield* setup
-        const print = `${node} -e 'console.log(JSON.stringify(["A", "B", "C", "__proto__"].map((name) => Object.hasOwn(process.env, name) ? process.env[name] : null)))'`
+        const print = `${node} -e 'console.log(JSON.stringify(["A", "B", "C", "__proto__"].map((name) => Object.hasOwn(process.env, name) ? process.env[name] : null)))' --`
         const names = ["--env", "A,B,__proto__"]
         const first = yield* cli(["run", "app", "--json", ...names, "--on-launch", print, "--", "sleep", "60"], {
           env: { A: "old a", B: "old b", C: "old c" }

@@ -1,3 +1,4 @@
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: the lines are for the shell.
 /**
  * Lines for the shell that get a sender's words: as arguments, whatever the line and whatever the words.
  */
@@ -24,13 +25,13 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 /** Runs a script with arguments; tells what `rec` got, and whether an argument was run. */
-const runs = (script: string, args: ReadonlyArray<string>) => {
+const runs = (script: string, args: ReadonlyArray<string>, shell: ReadonlyArray<string> = ["sh"]) => {
   rmSync(join(folder, "words"), { force: true })
   rmSync(join(folder, "evil-ran"), { force: true })
   // What is left in the background has closed its output when this returns.
-  const { status } = spawnSync("sh", ["-c", script, "sh", ...args], {
+  const { status } = spawnSync(shell[0]!, [...shell.slice(1), "-c", script, "sh", ...args], {
     cwd: folder,
-    env: { PATH: `${folder}:${process.env.PATH}`, REC: "rec" },
+    env: { PATH: `${folder}:${process.env.PATH}`, REC: "rec", HERE: folder },
     timeout: 10_000
   })
   const words = join(folder, "words")
@@ -84,26 +85,38 @@ const accepted: ReadonlyArray<readonly [line: string, before?: ReadonlyArray<str
   ["for i in 1 2; do :; done; rec"],
   ["case a in a) true;; esac; rec"],
   ["(cd .; true); rec"],
-  ['f() { true "$@"; }; rec'],
   ["rec $(echo 'a)' | cat) `echo b`", ["a)", "b"]],
-  // biome-ignore lint/suspicious/noTemplateCurlyInString: for the shell.
   ['rec "$(echo ")")" ${REC:-"}"} $((1 << 2))', [")", "rec", "4"]],
   ["rec \\\n  a", ["a"]],
   ["rec a\\ ", ["a "]],
   ["rec '$@' \\$1", ["$@", "$1"]],
   ["sh -c 'rec \"$@\"' sh"],
   ['"$REC"'],
-  ["r$(echo ec)"],
+  ['"${NONE:-rec}"'],
+  ['"$HERE/rec"'],
+  ["$HERE/rec a", ["a"]],
+  ["nice -n 5 rec a", ["a"]],
+  ["env A=1 rec"],
+  ["sh ./rec a", ["a"]],
+  ["rec -- ", ["--"]],
+  ["rec <<E\n$(true) it's\nE"],
+  ['eval "$(echo true)"; rec'],
   // Where they say themselves where the arguments belong.
   ['rec "$@" &'],
   ['rec a "$@" | cat', ["a"]],
   ['if true; then rec "$@"; fi'],
   ['(rec "$@")'],
-  // biome-ignore lint/suspicious/noTemplateCurlyInString: for the shell.
   ['{ rec "${@}"; }'],
   ['for word in "$@"; do :; done; rec "$@"'],
-  ['f() { rec "$@"; }; f "$@"'],
-  ['$REC "$@"'],
+  ['"$REC" "$@"'],
+  ['"$HERE/rec" "$@" &'],
+  ['if [ -n "$1" ]; then rec "$@"; fi'],
+  ['[ $# -gt 0 ] && [ "$1" = "$1" ] && rec "$@"'],
+  ['case "$1" in *.txt) true;; *) rec "$@";; esac'],
+  ['sh -ec \'rec "$@"\' sh "$@"'],
+  ['exec nohup rec "$@" 2>out'],
+  ['printf "%s" "$(basename "$1")" | cat; rec "$@"'],
+  ['trap true EXIT; rec "$@"'],
   ['cat "$@" 2>out <<E; rec "$@"\nit\'s $(true)\nE']
 ]
 
@@ -139,7 +152,153 @@ const refused = [
   'rec "a',
   "rec $(a",
   "cat <<E\n$1\nE",
-  "rec() { true; }"
+  "rec() { true; }",
+  // The words would be run, in sh or where sh is bash.
+  "FO\\\nO=1",
+  "FO\\\nO=1 rec",
+  'eval rec "$@"',
+  'eval "rec $*"',
+  'exec eval "$@"',
+  'command eval "$@"',
+  'trap "$1" EXIT',
+  '. "$1"',
+  "sh",
+  "sh -c",
+  "/bin/sh -c",
+  "bash -c",
+  "nice sh -c",
+  'sh -c "rec $1"',
+  'sh -c "$1"',
+  "xterm -e sh -c",
+  'echo "$1" | sh',
+  'echo "$1" | $SH',
+  "env",
+  "nohup",
+  "nice -n 5",
+  "env -u X",
+  "sudo -u root",
+  "xargs -I x",
+  'env "$@"',
+  "python3 -c",
+  "node",
+  "node --",
+  "node -e 1",
+  "node -e --",
+  "perl -u -e 1 --",
+  'perl -e 1 "$@"',
+  "su -c",
+  '"$@"',
+  '$REC "$@"',
+  '"$1" a',
+  'X=1 "$@"',
+  'for f in "$@"; do "$f"; done',
+  'for f in "$@"; do eval "$f"; done',
+  'for f; do "$f"; done',
+  'rec $(for f; do eval "$f"; done)',
+  'rec "$(eval "$1")"',
+  "rec `eval \\$1`",
+  'X="$1"; eval "$X"; rec "$@"',
+  'rec "$@"; eval "$_"',
+  'rec "$@"; "$_"',
+  "alias v='eval '\nv",
+  ...[
+    '"${X:-eval}"',
+    '${X:-eval}""',
+    '"e${Z}val"',
+    '"e${Z:-${Z}}val"',
+    "e`true`val",
+    "{,}",
+    "{eval,}",
+    "{eval,} rec",
+    "$'\\x65val'",
+    '$"eval"',
+    'rec "${1@P}"',
+    'rec "${!1}"',
+    'rec "${1:-$(eval "$1")}"',
+    '"${X:=$1}"'
+  ],
+  "r$(echo ec)",
+  "jobs -x",
+  ...["let", "test", "[", "read", "declare", "typeset", "printf", "printf -v", "unset", "export", "exit", "wait"],
+  'test "$@"',
+  '[ "$@" ]',
+  '[ -v "$1" ] && rec "$@"',
+  '[ "$1" -eq 1 ] && rec "$@"',
+  '[[ -n "$1" ]] && rec "$@"',
+  'printf "%d" "$1"',
+  'printf "$1"',
+  "rec $(($1))",
+  'rec "$[$1]"',
+  '(( "$1" ))',
+  // They would be lost, or split.
+  "sh -c 'rec \"$@\"'",
+  'sh -c \'rec "$@"\' "$@"',
+  "bash -c 'rec \"$@\"' &",
+  "sh -c rec sh",
+  "xterm -e sh -c 'rec \"$@\"'",
+  'f() { rec "$1"; }; f',
+  'f() { rec "$@"; }; f "$@"',
+  "f() { rec; }; f",
+  'function f { rec "$1"; }; f',
+  "rec |& cat",
+  'rec "$@" |& cat',
+  "X=(a b)",
+  "X[1]=",
+  "rec $@",
+  "rec $*",
+  "rec $1",
+  "rec $(echo $1)",
+  'rec $(echo "$1")',
+  'for f in "$@"; do rec $f; done',
+  'for f in $@; do rec "$f"; done',
+  'for f in "$@"; do rec; done',
+  '[ -n "$1" ] && rec',
+  'rec >"$1"',
+  'X="$1" rec',
+  "cat <<E | rec\n$1\nE",
+  "cat <<E\n"
+]
+
+/** What an owner reads where the words would not arrive. */
+const advised: ReadonlyArray<readonly [line: string, advice: RegExp]> = [
+  ["sh -c 'viewer \"$@\"'", /write the command itself: viewer "\$@"/],
+  ['eval viewer "$@"', /write the command itself: viewer "\$@"/],
+  ["sh -c", /script file/],
+  ["viewer $@", /write "\$@" with the quotes/],
+  ["viewer $1 &", /write "\$1" with the quotes/],
+  ["$EDITOR", /write "\$EDITOR" with the quotes/],
+  ["viewer | cat", /write "\$@" where the arguments belong/]
+]
+
+/** Lines that people write; all can be given. */
+const usual = [
+  "viewer",
+  "viewer &",
+  "cd /tmp && viewer # note",
+  "true; viewer",
+  "viewer >>log 2>&1",
+  "nvim --server /tmp/S --remote",
+  'notify-send "opened" "$@"',
+  'if [ -n "$1" ]; then viewer "$@"; fi',
+  'for f in "$@"; do viewer "$f"; done',
+  'viewer "$@" | tee log',
+  "VAR=1 viewer",
+  '"$HOME/bin/viewer" "$@"',
+  "~/bin/viewer",
+  "xdg-open",
+  "./viewer.sh --flag=1",
+  "node ./open.js",
+  "python3 open.py",
+  "python3 -c 'import sys; print(sys.argv)'",
+  "node -e 'console.log(process.argv)' --",
+  "sh open.sh",
+  "exec viewer",
+  "setsid -f viewer",
+  "nohup viewer >/dev/null 2>&1 &",
+  'viewer "$1"',
+  'notify-send "opened $*"',
+  'printf "%s\\n" "$@" >>log',
+  "echo"
 ]
 
 describe.skipIf(process.platform === "win32")("a line for the shell", () => {
@@ -162,6 +321,21 @@ describe.skipIf(process.platform === "win32")("a line for the shell", () => {
     }
   })
 
+  it("is refused with advice that fits", () => {
+    for (const [line, advice] of advised) {
+      const read = withArguments(line)
+      assert(read._tag === "Refused", line)
+      assert.match(read.detail, advice, line)
+    }
+  })
+
+  it("can be what people usually write", () => {
+    for (const line of usual) {
+      const { _tag, ...read } = withArguments(line)
+      assert.strictEqual(_tag, "Line", `${line}: ${JSON.stringify(read)}`)
+    }
+  })
+
   // With the words at the end of the line instead, the same tables find what goes wrong.
   it("would run them as a command, or drop them, with the words at its end", () => {
     const words = hostile()
@@ -172,26 +346,30 @@ describe.skipIf(process.platform === "win32")("a line for the shell", () => {
     assert.isTrue(runs('exec "$@"', words).evil)
     assert.isTrue(runs('X=1 "$@"', words).evil)
     assert.isTrue(runs('eval rec "$@"', words).evil)
+    assert.isTrue(runs('FO\\\nO=1 "$@"', words).evil)
+    assert.isTrue(runs('echo "$1" | sh', words).evil)
+    assert.deepStrictEqual(runs('sh -c \'rec "$@"\' "$@"', ["a", "b"]).got, ["b"])
   })
 
-  it("never runs them as a command, whatever it is made of", () => {
+  it("never runs them as a command, whatever it is made of @large", () => {
     const words = hostile()
     const pieces = [
       ...'rec|true|rec|a|;|&|&&|\\||\n|#|>out|2>&1|X=1|\'a b\'|"a"|$REC|$NONE|"$NONE"|$(true)|`true`|\\|!|exec|command'.split(
         /(?<!\\)\|/
       ),
-      ..."eval|.|time|{|}|(|)|if|then|fi|case|in|esac|while|do|done|for|'|\"|trap|\\'|$|nohup".split("|")
+      ..."eval|.|time|{|}|(|)|if|then|fi|case|in|esac|while|do|done|for|'|\"|trap|\\'|$|nohup|sh|-c|[|{,}".split("|"),
+      ...['"$@"', '"$1"', "$1", "for f in", '"$f"', "${X:-eval}", "\\\n", "<<E", "let", "(("]
     ].map((piece) => (piece === "\\|" ? "|" : piece))
+    const hasBash = spawnSync("bash", ["--posix", "-c", ":"]).status === 0
     let ran = 0
     for (let seed = 1; ran < 100 && seed < 20_000; seed++) {
       const next = makeRandom(seed)
       const pick = () => pieces[Math.floor(next() * pieces.length)]!
       const line = Array.from({ length: 1 + Math.floor(next() * 6) }, pick).join(next() < 0.8 ? " " : "")
       const read = withArguments(line)
-      // Programs that run their arguments may do so.
-      if (read._tag === "Refused" || /nohup|time/.test(line)) continue
+      if (read._tag === "Refused") continue
       ran++
-      const { evil, status } = runs(read.script, words)
+      const { evil, status } = runs(read.script, words, hasBash && ran % 2 === 0 ? ["bash", "--posix"] : ["sh"])
       assert.isNotNull(status, read.script)
       assert.isFalse(evil, JSON.stringify({ seed, line, script: read.script }))
     }
