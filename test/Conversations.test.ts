@@ -38,7 +38,8 @@ const protocols: Record<string, readonly [Effect.Effect<World, never, Scope.Scop
   ]
 }
 
-const small: { readonly [name: string]: string } = { memory: "msgpack", unix: "json" }
+// The small size has this one; test/SingleInstance.test.ts has conversations over sockets as well.
+const small: { readonly [name: string]: string } = { memory: "msgpack" }
 
 for (const [name, [world, options]] of Object.entries(protocols)) {
   for (const encoding of ["json", "msgpack"] as const) {

@@ -57,7 +57,7 @@ describe("the question after a loss cut as well @large", () => {
   )
 })
 
-describe("a sender that tries again", () => {
+describe("a sender that tries again @large", () => {
   for (const [name, world, running] of [
     ["in memory", memoryWorld, simulatedTime],
     ["over real sockets", fileWorld, realTime]

@@ -206,7 +206,7 @@ describe("a user namespace", () => {
     })
   )
 
-  itNeeds(userNamespaces)("refuses the instance's folder where that is another user's without a number", () =>
+  itNeeds(userNamespaces)("refuses the instance's folder where that is another user's without a number @large", () =>
     Effect.gen(function* () {
       const arena = yield* openArena
       const directory = join(yield* placeOutsideTmp, "own")

@@ -363,7 +363,7 @@ describe("a release that is stopped @large", () => {
 })
 
 describe("the canary", () => {
-  itNeeds(needs.linux)("a lock that is over when it is not renewed has two primaries", () =>
+  itNeeds(needs.linux)("a lock that is over when it is not renewed has two primaries @large", () =>
     Effect.gen(function* () {
       const why = yield* failing(
         Effect.gen(function* () {

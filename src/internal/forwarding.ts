@@ -16,7 +16,7 @@ import { hasSignal } from "./startup.js"
 // How long equal signals count as one, in milliseconds: `timeout` sends its signal to the process and to the group.
 const gatherMillis = 50
 // How long the bystander has for its answer, in milliseconds. Somebody may have stopped it.
-const answerMillis = 2_000
+const answerMillis = 5_000
 
 const ending: ReadonlyArray<NodeJS.Signals> = [
   "SIGHUP",

@@ -521,7 +521,7 @@ export const suite = (
       })
     )
 
-    it.scopedLive("loses nothing when a waiting receive is interrupted", () =>
+    it.scopedLive(`loses nothing when a waiting receive is interrupted${large}`, () =>
       Effect.gen(function* () {
         const { connect, listener } = yield* both
         const { far, near } = yield* pair(listener, connect)
