@@ -759,11 +759,11 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         assert.strictEqual(data.code, 126)
         assert.include(data.stderr(), join(directory, "data"))
 
-        const first = yield* cli(["run", "app", "--json", "--on-launch", "/no/such/command", "--", "sleep", "60"])
+        const first = yield* cli(["run", "app", "--json", "--on-launch", "/no/such/program", "--", "sleep", "60"])
         yield* first.event("primary")
         const unknown = yield* done(["run", "app", "--", "x"])
         assert.strictEqual(unknown.code, 127)
-        assert.include(unknown.stderr(), "/no/such/command")
+        assert.include(unknown.stderr(), "/no/such/program")
         const gone = mkdtempSync(join(directory, "gone-"))
         const homeless = yield* done(["run", "app", "--", "x"], { cwd: gone })
         assert.strictEqual(homeless.code, 127)

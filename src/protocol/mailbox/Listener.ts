@@ -25,7 +25,7 @@ const listenMillis = 500
 const leaveMillis = 1_000
 // How often a leading listener looks for what others left, and what part of its time that may take.
 const sweepMillis = 3_000
-const sweepShare = 0.01
+const sweepShare = 0.05
 
 /**
  * @since 0.1.0
