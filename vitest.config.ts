@@ -15,7 +15,7 @@ const src = fileURLToPath(new URL("./src", import.meta.url))
 const large = /@large/
 const sizes: Record<string, { readonly testNamePattern?: RegExp; readonly maxWorkers: number }> = {
   // More than there are processors, as most of the time is spent waiting.
-  small: { testNamePattern: new RegExp(`^(?!.*${large.source})`, "s"), maxWorkers: 6 },
+  small: { testNamePattern: new RegExp(`^(?!.*${large.source})`, "s"), maxWorkers: 4 },
   rest: { testNamePattern: large, maxWorkers: 1 }
 }
 
@@ -32,7 +32,7 @@ export default defineConfig(({ mode }) => ({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 60_000,
-    minWorkers: mode === "small" ? 6 : 1,
+    minWorkers: mode === "small" ? 4 : 1,
     poolOptions: { forks: { isolate: mode !== "small" } },
     ...(sizes[mode] ?? { maxWorkers: 1 })
   }

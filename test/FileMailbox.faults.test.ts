@@ -273,7 +273,7 @@ const faultsOf = (kinds: ReadonlyArray<string>): ReadonlyArray<Fault> =>
     )
   )
 
-describe("the mailbox while the system says no", () => {
+describe.concurrent("the mailbox while the system says no", () => {
   const main = ["rename box/nf", "read box/taken/cf", "list mail", "sync box", "unlink box/nf", "read lane/df"]
   for (const [which, isMain] of [
     ["a main", true],

@@ -195,7 +195,9 @@ describe("FileMailbox", () => {
             .readdirSync(mail, { recursive: true, encoding: "utf8" })
             .find((file) => /(^|\/)n\./.test(file) && file.endsWith(`.f${9 + 5 + frame.length}`))
           if (name === undefined) return false
-          yield* Effect.sleep("15 millis")
+          // Time for the other side to take it in between.
+          for (let millis = 0; millis < 200 && fs.existsSync(path.join(mail, name)); millis++)
+            yield* Effect.sleep("1 millis")
           fs.rmSync(path.join(mail, name), { force: true })
           return true
         })

@@ -83,7 +83,7 @@ describe("Message", () => {
       fc.pre(message._tag !== "Exit" || JSON.stringify(message.exit) !== undefined)
       assert.deepStrictEqual(decoded(Message.encode(message)), JSON.parse(JSON.stringify(message)))
     },
-    { fastCheck: { numRuns: 2_000 } }
+    { fastCheck: { numRuns: 500 } }
   )
 
   // Their envelope is written by hand.
@@ -108,7 +108,7 @@ describe("Message", () => {
         JSON.parse(JSON.stringify(message))
       )
     },
-    { fastCheck: { numRuns: 2_000 } }
+    { fastCheck: { numRuns: 500 } }
   )
 
   it.prop(
@@ -198,7 +198,7 @@ describe("Message", () => {
       const answer = Message.decode(bytes(JSON.stringify({ ...message, ...fields })))
       if (Either.isRight(answer)) assert.strictEqual(answer.right._tag, message._tag)
     },
-    { fastCheck: { numRuns: 2_000 } }
+    { fastCheck: { numRuns: 500 } }
   )
 
   it("says what is wrong with a frame", () => {

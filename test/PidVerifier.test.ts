@@ -406,17 +406,19 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
       })
   )
 
-  it.live.skipIf(!namespaces)("a pid that was given out anew is dead, and its new owner is spared (needs root)", () =>
-    Effect.gen(function* () {
-      const seen = yield* ask(["unshare", "-p", "-f", "-m", "--mount-proc", "--kill-child"], "recycle")
-      assert.isTrue(seen.samePid)
-      assert.strictEqual(describeVerdict(seen.running), "Alive")
-      assert.strictEqual(describeVerdict(seen.ended), "Dead D1")
-      assert.strictEqual(describeVerdict(seen.recycled), "Dead D1")
-      assert.include(seen.recycled.proof.detail, "another process")
-      assert.isFalse(seen.signalled)
-      assert.isTrue(seen.survived)
-    })
+  it.live.skipIf(!namespaces)(
+    "a pid that was given out anew is dead, and its new owner is spared (needs root) @large",
+    () =>
+      Effect.gen(function* () {
+        const seen = yield* ask(["unshare", "-p", "-f", "-m", "--mount-proc", "--kill-child"], "recycle")
+        assert.isTrue(seen.samePid)
+        assert.strictEqual(describeVerdict(seen.running), "Alive")
+        assert.strictEqual(describeVerdict(seen.ended), "Dead D1")
+        assert.strictEqual(describeVerdict(seen.recycled), "Dead D1")
+        assert.include(seen.recycled.proof.detail, "another process")
+        assert.isFalse(seen.signalled)
+        assert.isTrue(seen.survived)
+      })
   )
 
   it.scopedLive.skipIf(!namespaces)("a process in another pid namespace cannot be told (needs root) @large", () =>
@@ -445,7 +447,7 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
   )
 
   it.live.skipIf(!namespaces)(
-    "after a restart of a container pid 1 is not taken for the former pid 1 (needs root)",
+    "after a restart of a container pid 1 is not taken for the former pid 1 (needs root) @large",
     () =>
       Effect.gen(function* () {
         const words = ["unshare", "-p", "-f", "-m", "--mount-proc", "--kill-child"]
@@ -459,7 +461,7 @@ describe.runIf(linux)("LinuxPidVerifier, real processes", () => {
       })
   )
 
-  it.live.skipIf(!namespaces)("a /proc of another pid namespace is not trusted (needs root)", () =>
+  it.live.skipIf(!namespaces)("a /proc of another pid namespace is not trusted (needs root) @large", () =>
     Effect.gen(function* () {
       const own = yield* Effect.scoped(Effect.flatMap(linuxVerifier, (verifier) => verifier.self))
       const words = ["unshare", "-p", "-f", "--kill-child"]

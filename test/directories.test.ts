@@ -80,30 +80,28 @@ const refused = (arena: Arena, options: StartOptions, reason: LockError["reason"
 
 describe("a umask", () => {
   for (const umask of ["0177", "0777", "0000"]) {
-    itNeeds(needs.otherUser)(
-      `of ${umask}: what is created has mode 0700, what was there stays as it is${largeIf(umask !== "0177")}`,
-      () =>
-        Effect.gen(function* () {
-          const arena = yield* openArena
-          const directory = join(arena.directory, "deep", "deeper")
-          const options: StartOptions = { directory, through: [...as(uid), ...inShell(`umask ${umask}`)] }
-          const [one, two] = yield* Effect.all([arena.start("standby", options), arena.start("standby", options)], {
-            concurrency: 2
-          })
-          const leader: Contender = yield* Effect.raceFirst(
-            Effect.as(one.waitFor("begin"), one),
-            Effect.as(two.waitFor("begin"), two)
-          )
-          assertDelivered(yield* launch(arena, { directory, through: as(uid) }), leader)
-          for (const name of [dirname(directory), directory, join(directory, folderName(arena.id))]) {
-            assert.strictEqual(modeOf(name), "700", name)
-          }
-          assert.strictEqual(modeOf(arena.directory), "755")
-          yield* leader.kill
-          const next = leader === one ? two : one
-          assert.deepInclude({ ...(yield* next.waitFor("begin")) }, { took: "dead" })
-          yield* arena.consistent()
+    itNeeds(needs.otherUser)(`of ${umask}: what is created has mode 0700, what was there stays as it is @large`, () =>
+      Effect.gen(function* () {
+        const arena = yield* openArena
+        const directory = join(arena.directory, "deep", "deeper")
+        const options: StartOptions = { directory, through: [...as(uid), ...inShell(`umask ${umask}`)] }
+        const [one, two] = yield* Effect.all([arena.start("standby", options), arena.start("standby", options)], {
+          concurrency: 2
         })
+        const leader: Contender = yield* Effect.raceFirst(
+          Effect.as(one.waitFor("begin"), one),
+          Effect.as(two.waitFor("begin"), two)
+        )
+        assertDelivered(yield* launch(arena, { directory, through: as(uid) }), leader)
+        for (const name of [dirname(directory), directory, join(directory, folderName(arena.id))]) {
+          assert.strictEqual(modeOf(name), "700", name)
+        }
+        assert.strictEqual(modeOf(arena.directory), "755")
+        yield* leader.kill
+        const next = leader === one ? two : one
+        assert.deepInclude({ ...(yield* next.waitFor("begin")) }, { took: "dead" })
+        yield* arena.consistent()
+      })
     )
   }
 
@@ -308,7 +306,7 @@ describe("a volume", () => {
     })
   )
 
-  itNeeds(needs.root)("is used by a launch without the library, too", () =>
+  itNeeds(needs.root)("is used by a launch without the library, too @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const directory = join(arena.base, "volume")
@@ -372,7 +370,7 @@ describe("a parent that the group may write to", () => {
     "of a user whom the user file does not have": { passwd: "root:x:0:0::/root:/bin/sh\n", group: `ana:x:${gid}:\n` }
   }
   for (const [title, files] of Object.entries(cases)) {
-    itNeeds(mountsAndUsers)(`${title} is refused${largeIf(title !== "that has another member")}`, () =>
+    itNeeds(mountsAndUsers)(`${title} is refused @large`, () =>
       Effect.gen(function* () {
         const arena = yield* openArena
         const group = files.gid ?? gid
@@ -385,7 +383,7 @@ describe("a parent that the group may write to", () => {
     )
   }
 
-  itNeeds(mountsAndUsers)("that is the user's private one is accepted, whatever its number", () =>
+  itNeeds(mountsAndUsers)("that is the user's private one is accepted, whatever its number @large", () =>
     Effect.gen(function* () {
       const arena = yield* openArena
       folder(arena.directory, 0o775, uid, gid)
@@ -397,7 +395,7 @@ describe("a parent that the group may write to", () => {
 })
 
 describe("the user database", () => {
-  itNeeds(mountsAndUsers)("that cannot be read is a typed error, and not another directory", () =>
+  itNeeds(mountsAndUsers)("that cannot be read is a typed error, and not another directory @large", () =>
     Effect.gen(function* () {
       const arena = yield* openArena
       const other = `/tmp/effect-single-instance-${uid}`
@@ -637,7 +635,7 @@ describe("a system", () => {
     })
   )
 
-  itNeeds(needs.linux)("without Unix sockets: a launch says so", () =>
+  itNeeds(needs.linux)("without Unix sockets: a launch says so @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const without = hook(`

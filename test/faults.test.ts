@@ -867,7 +867,8 @@ const send = (place: Place) =>
     Effect.provide(application(place))
   )
 
-const within = (millis: number) => Effect.timeoutFail({ duration: millis, onTimeout: () => `nothing for ${millis} ms` })
+const within = (millis: number, what: string) =>
+  Effect.timeoutFail({ duration: millis, onTimeout: () => `waited ${millis} ms in vain: ${what}` })
 
 const ownNames = (place: Place, nonce: string) =>
   ["lock", ...["t", "e", "s", witnessKind].map((kind) => `${kind}.${nonce}`)].map((name) => join(place.home, name))
@@ -956,12 +957,12 @@ describe("an outsider under a live primary", () => {
           yield* act(place, nonce)
           const started = performance.now()
           // Due within 5 s; noticed by the directory's change at once, or else by the self-check.
-          yield* old.interrupted.pipe(within(20_000))
+          yield* old.interrupted.pipe(within(20_000, "the old one is interrupted"))
           const millis = Math.round(performance.now() - started)
 
           let successor = yield* makePrimary(place, "new")
           if (next === "leads at once") {
-            yield* successor.leading.pipe(within(20_000))
+            yield* successor.leading.pipe(within(20_000, "the next one leads"))
           } else if (next === "needs a break") {
             const starter = yield* makeStarter(place)
             const unreadable = yield* nonceOf(starter)
@@ -971,13 +972,13 @@ describe("an outsider under a live primary", () => {
             yield* Fiber.await(old.fiber)
             yield* starter.breakLock(unreadable)
             successor = yield* makePrimary(place, "new")
-            yield* successor.leading.pipe(within(20_000))
+            yield* successor.leading.pipe(within(20_000, "the next one leads"))
           } else {
             // Its work has not ended, and nothing proves the contrary.
             yield* Effect.sleep("500 millis")
             assert.isFalse(yield* successor.isLeading)
             yield* old.mayClose
-            yield* successor.leading.pipe(within(20_000))
+            yield* successor.leading.pipe(within(20_000, "the next one leads"))
           }
 
           assert.strictEqual(yield* successor.leading, took)
@@ -1035,7 +1036,7 @@ describe("an outsider under a live primary", () => {
         const { nonce } = old.leading.record
         yield* outsiders[title]!.act(place, nonce)
         const successor = yield* makePrimary(place, "new")
-        yield* successor.leading.pipe(within(20_000))
+        yield* successor.leading.pipe(within(20_000, "the next one leads"))
         const record = Either.getOrThrow(decode(fs.readFileSync(place.lock)))
         const own = ownNames(place, record.nonce)
         const before = own.map(standing)
@@ -1074,7 +1075,7 @@ describe("in place of a file that a starter is about to make @large", () => {
           const error = yield* Effect.flatMap(Work, (work) => work.elect("hello")).pipe(
             Effect.scoped,
             Effect.provide(application(place, { nonce })),
-            within(5_000),
+            within(20_000, "an election that fails"),
             failure
           )
           if (typeof error === "string") return assert.fail(error)

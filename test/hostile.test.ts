@@ -433,7 +433,7 @@ describe("another user @large", () => {
 })
 
 describe("the canary", () => {
-  itNeeds(needs.linux)("a primary that waits for what a stranger says serves nobody else", () =>
+  itNeeds(needs.linux)("a primary that waits for what a stranger says serves nobody else @large", () =>
     Effect.gen(function* (): Effect.fn.Return<void, never, Scope.Scope> {
       const impatient = { timeout: "2 seconds", helloTimeout: "60 seconds", maxConnections } as const
       const { arena, launch, where } = yield* setup("unix", { transport: "patient", config: impatient })

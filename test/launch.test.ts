@@ -584,7 +584,7 @@ const inSituation = ({ expected, ...script }: (typeof situations)[string], own?:
     assert.isAbove(theirs.connections(), 0)
   })
 
-describe("launch and the library agree on", () => {
+describe.concurrent("launch and the library agree on", () => {
   for (const [name, situation] of Object.entries(situations)) {
     it.scopedLive(name, () => inSituation(situation))
   }

@@ -253,7 +253,7 @@ describe("MessagePack", () => {
     })
   )
 
-  it.scoped("makes no room for what is only announced", () =>
+  it.scoped("makes no room for what is only announced @large", () =>
     Effect.gen(function* () {
       const { decode, load } = yield* Effect.promise(() => import("../src/internal/msgPack.js"))
       assert.isTrue(yield* load)

@@ -302,7 +302,7 @@ const usual = [
 ]
 
 describe.skipIf(process.platform === "win32")("a line for the shell", () => {
-  it("gets the sender's words as arguments wherever its last command stands", () => {
+  it("gets the sender's words as arguments wherever its last command stands @large", () => {
     const words = hostile()
     for (const [line, before = []] of accepted) {
       const read = withArguments(line)

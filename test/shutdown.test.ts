@@ -320,7 +320,7 @@ describe("whatever ends a process, in whatever phase @large", () => {
 })
 
 describe("the canary", () => {
-  itNeeds(needs.linux)("a lock that is over when it is not renewed holds up the next start", () =>
+  itNeeds(needs.linux)("a lock that is over when it is not renewed holds up the next start @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const primary = yield* begin(arena, { lock: "age", ends: { how: "process.exit", abrupt: true } })

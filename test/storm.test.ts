@@ -328,7 +328,7 @@ describe("the canary", () => {
     kinds
   })
 
-  itNeeds(needs.posix)("a lock as it is commonly written has two primaries", () =>
+  itNeeds(needs.posix)("a lock as it is commonly written has two primaries @large", () =>
     Effect.map(failing(waiting(broken({ lock: "pid" }, ["naive"]), "empty")), (why) =>
       assert.match(why, /two primaries at once|one primary/)
     )

@@ -175,26 +175,28 @@ describe("takeover after SIGKILL", () => {
 
   // The kernel closes what a dead process held from the last descriptor to the first (task_work_run, since 4.3), and waits
   // for a grace period of its own where it closes one of inotify: whoever waits for the witness must not wait for that.
-  it.scopedLive.skipIf(process.platform !== "linux")("with a witness that is closed before what takes long", () =>
-    Effect.gen(function* () {
-      const arena = yield* makeArena
-      for (const mode of ["launch", "standby"] as const) {
-        const primary = yield* arena.start(mode)
-        yield* primary.waitFor("begin")
-        const { watches, witness } = descriptorsOf(yield* primary.pid)
-        assert.isAbove(witness, Math.max(...watches), mode)
-        yield* primary.kill
-      }
-      const late = yield* Effect.acquireRelease(
-        Effect.sync(() =>
-          spawn(process.execPath, ["-e", lateWatch, arena.directory], { stdio: ["ignore", "pipe", "inherit"] })
-        ),
-        (child) => Effect.sync(() => child.kill("SIGKILL"))
-      )
-      yield* Effect.promise(() => once(late.stdout, "data"))
-      const { watches, witness } = descriptorsOf(late.pid!)
-      assert.isBelow(witness, Math.min(...watches), "the canary: a watch that begins behind the witness")
-    })
+  it.scopedLive.skipIf(process.platform !== "linux")(
+    "with a witness that is closed before what takes long @large",
+    () =>
+      Effect.gen(function* () {
+        const arena = yield* makeArena
+        for (const mode of ["launch", "standby"] as const) {
+          const primary = yield* arena.start(mode)
+          yield* primary.waitFor("begin")
+          const { watches, witness } = descriptorsOf(yield* primary.pid)
+          assert.isAbove(witness, Math.max(...watches), mode)
+          yield* primary.kill
+        }
+        const late = yield* Effect.acquireRelease(
+          Effect.sync(() =>
+            spawn(process.execPath, ["-e", lateWatch, arena.directory], { stdio: ["ignore", "pipe", "inherit"] })
+          ),
+          (child) => Effect.sync(() => child.kill("SIGKILL"))
+        )
+        yield* Effect.promise(() => once(late.stdout, "data"))
+        const { watches, witness } = descriptorsOf(late.pid!)
+        assert.isBelow(witness, Math.min(...watches), "the canary: a watch that begins behind the witness")
+      })
   )
 
   for (const kills of isStress ? [scaled(10, 50)] : [3, 10]) {

@@ -69,7 +69,7 @@ describe("one process @large", () => {
 })
 
 describe("one id", () => {
-  itNeeds(needs.home)("is one primary whatever HOME, TMPDIR and XDG_* say", () =>
+  itNeeds(needs.home)("is one primary whatever HOME, TMPDIR and XDG_* say @large", () =>
     Effect.gen(function* () {
       const arena = yield* makeArena
       const places = NodeLockFiles.defaultDirectory()

@@ -10,6 +10,7 @@ import { InstanceId } from "effect-single-instance/InstanceId"
 import { maxStrangerBytes } from "effect-single-instance/Protocol"
 import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
 import { greet, knock, type MemberOptions, type Peer, pretender, spying, type World } from "../simulation.js"
+import { largeIf } from "../size.js"
 import { Work as CutWork, cutEverywhere, kinds, realTime } from "./Delivery.js"
 import { noFrames, noMessages, pack, samples, wrongFields } from "./hostile.js"
 import { bytes, settled } from "./Protocol.js"
@@ -409,7 +410,8 @@ export const suite = (name: string, world: Effect.Effect<World, never, Scope.Sco
     )
 
     for (const kind of options.cut ?? Object.keys(kinds)) {
-      it.scopedLive(`cut at any frame the sender is told the truth: a handler that ${kind}`, () =>
+      const large = largeIf(!["answers at once", "fails"].includes(kind))
+      it.scopedLive(`cut at any frame the sender is told the truth: a handler that ${kind}${large}`, () =>
         Effect.gen(function* () {
           const place = yield* world
           const outcomes = yield* cutEverywhere(place, realTime, kind, yield* place.member(CutWork), own)

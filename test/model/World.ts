@@ -516,7 +516,10 @@ export class World {
     if (this.crashed !== 0 || ends.some(({ end }) => end!.startsWith("failed"))) return
     const leaders = this.actors.filter(({ leading }) => leading !== undefined)
     if (this.took === 0) this.violate("NobodyLeads", "every process came to an end, and none ever led")
-    const allowed = leaders.flatMap(({ leading }) => ["w", "s", "t", "e"].map((kind) => `${kind}.${leading}`))
+    // An end that only the refusing witness proves is cleared by the next start, as that of a crashed process is.
+    const untold = this.lockHeader(this.directory)
+    const nonces = [...leaders.map(({ leading }) => leading), ...(untold?.released === false ? [untold.nonce] : [])]
+    const allowed = nonces.flatMap((nonce) => ["w", "s", "t", "e"].map((kind) => `${kind}.${nonce}`))
     const litter = [...(this.directory?.entries.keys() ?? [])].filter(
       (name) => name !== Model.lockName && !allowed.includes(name) && this.scenario.leaves?.includes(name) !== true
     )
