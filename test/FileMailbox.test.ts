@@ -157,6 +157,8 @@ describe("FileMailbox", () => {
       yield* Effect.forkScoped(
         far.receive.pipe(
           Effect.tap((frames) => frames.map((frame) => taken.add(frame.length))),
+          // Pauses of many lengths: else this side would be first each time on some machines.
+          Effect.zipLeft(Effect.suspend(() => Effect.sleep((taken.size % 5) * 2))),
           Effect.forever,
           Effect.ignore
         )
