@@ -29,8 +29,8 @@ const grown = (before: Measure, after: Measure): ReadonlyArray<string> => {
   }
   more("descriptors", 0)
   more("namedMappings", 0)
-  // The heap's own come and go with it, some dozens at a time.
-  more("mappings", 128)
+  // The heap's own come and go with it, some dozens at a time; one that is kept is kept of each connection.
+  more("mappings", Math.max(128, connections / 2))
   // Compiled code and the like, of which there is always some more; a connection that is kept has 14 KB.
   more("heap", 1_280 * 1024 + 200 * connections)
   const files = after.files.filter((name) => !before.files.includes(name))
@@ -66,9 +66,9 @@ const run = Effect.fnUntraced(function* (
   // Both ways of ending a connection first, as whatever is loaded and compiled for it stays.
   yield* peer("pass", leak === undefined ? 400 : 100)
   yield* peer("stay", held)
-  const before = yield* leak === undefined
-    ? Effect.zipRight(settled({ ...empty, heap: Number.POSITIVE_INFINITY }), measure)
-    : measure
+  // What is loaded at the first connection is mapped from then on.
+  const loaded = { ...empty, heap: Infinity, mappings: Infinity, namedMappings: Infinity }
+  const before = yield* leak === undefined ? Effect.zipRight(settled(loaded), measure) : measure
   const wanted = Array.from({ length: killed }, (_, index) => index)
   yield* Effect.forEach(wanted, () => peer("stay", held), { concurrency: 4, discard: true })
   let rest = before.accepted + connections - (yield* measure).accepted

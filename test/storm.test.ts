@@ -31,7 +31,7 @@ interface Crowd {
   readonly rounds: number
 }
 // Processes that have still to start take the longest; those that wait for the word meet in a smaller space of time.
-const rounds = { fresh: scaled(5, 20), waiting: scaled(10, 20) }
+const rounds = { fresh: scaled(3, 20), waiting: scaled(6, 20) }
 const secondaries = 200
 const config = { timeout: "60 seconds", helloTimeout: "30 seconds" } as const
 
