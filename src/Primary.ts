@@ -67,7 +67,8 @@ type Encoded = ExitEncoded<unknown, unknown, unknown>
 export interface Handler<R> {
   /**
    * Runs one, in a fiber of its own and with a scope of its own. It is answered when the fiber has ended, with all its
-   * children, and the scope is closed. Fails with `Unreadable` where there is nothing to run.
+   * children, and the scope is closed. Fails with `Unreadable` where there is nothing to run: its sender is refused, or, if
+   * it was told meanwhile that its request runs, gets a defect.
    */
   readonly run: (request: {
     readonly payload: unknown
@@ -79,7 +80,7 @@ export interface Handler<R> {
 }
 
 /**
- * The payload is no request: its sender learns that nothing was done.
+ * The payload is not a request: nothing was done.
  *
  * @since 0.1.0
  * @category errors
@@ -138,6 +139,8 @@ interface Entry {
   state: "pending" | "running" | "ended"
   fiber: Fiber.RuntimeFiber<unknown, unknown> | undefined
   interrupted: boolean
+  // Somebody was told that it runs: nobody may be told afterwards that it never started.
+  told: boolean
 }
 
 // What is kept of it afterwards: the exit as it was sent.
@@ -277,12 +280,14 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       if (running === 0) for (const resume of [...idling]) resume()
     }
     let reply: (peer: Peer) => Effect.Effect<void>
-    if (given._tag === "Unreadable") {
+    if (given._tag === "Unreadable" && !entry.told) {
       settle(entry, "struck")
       reply = (peer) => refuse(peer, id, "Malformed", given.detail)
     } else {
+      // A schema that took its time to refuse a payload is as good as a handler that died of it.
+      const exit = given._tag === "Unreadable" ? defect(`the message cannot be read: ${given.detail}`) : given
       const frame =
-        encodeExit(id, given, owner.encoding) ??
+        encodeExit(id, exit, owner.encoding) ??
         encodeExit(id, defect("the reply cannot be written as JSON"), owner.encoding)!
       const isSmall = fits(frame, Math.min(rememberedExitBytes, config.maxFrameBytes / 2))
       settle(entry, "done", isSmall ? frame : undefined)
@@ -334,7 +339,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     pending.delete(entry)
     run!(entry)
     // What ended at once is answered already.
-    return entry.state === "running" ? tell(entry.owner, { _tag: "Accepted", id: entry.id }) : Effect.void
+    if (entry.state !== "running") return Effect.void
+    entry.told = true
+    return tell(entry.owner, { _tag: "Accepted", id: entry.id })
   }
 
   const incoming = (entry: Entry): IncomingLaunch => {
@@ -397,7 +404,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       expires: Number.POSITIVE_INFINITY,
       state: "pending",
       fiber: undefined,
-      interrupted: false
+      interrupted: false,
+      told: false
     }
     requests.set(id, entry)
     peer.open.add(entry)
@@ -427,6 +435,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       entry.watchers = [...entry.watchers.filter((watcher) => watcher !== peer), peer]
       peer.watching.add(entry)
     }
+    entry.told = true
     return say("running")
   }
 

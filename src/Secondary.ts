@@ -117,7 +117,7 @@ export interface Session {
  */
 export type Conclude<A, E> = (
   known: Exit.Exit<Reply, TimeoutError | ProtocolError>,
-  request: { readonly id: string; readonly repeatable: boolean }
+  request: { readonly id: string; readonly repeatable: boolean; readonly accepted: boolean }
 ) => Effect.Effect<A, E>
 
 /**
@@ -402,6 +402,14 @@ const converse = Effect.fnUntraced(function* (
     next()
   }
   const fail = (call: Call, error: TimeoutError | ProtocolError) => finish(call, Exit.fail(error))
+  // A primary that had accepted it contradicts itself: then nothing is certain.
+  const decline = (call: Call, reason: ProtocolError["reason"], detail: string) =>
+    fail(
+      call,
+      call.accepted
+        ? failed(reason, `the primary had accepted the message, and now says: ${detail}`, "Unknown")
+        : failed(reason, detail, "NotDelivered")
+    )
 
   const onMessage = (message: Message.Message | Message.Unrecognised): Effect.Effect<void> | undefined => {
     if (message._tag === "Welcome" && connection.vouched === true) {
@@ -432,10 +440,7 @@ const converse = Effect.fnUntraced(function* (
         call.accepted = true
         return call.onOutput && consume(call, call.onOutput(message.stream, Buffer.from(message.chunk, "base64")))
       case "Refused":
-        fail(
-          call,
-          failed(refusals[message.reason], message.detail ?? "the primary declined the message", "NotDelivered")
-        )
+        decline(call, refusals[message.reason], message.detail ?? "the primary declined the message")
         return undefined
       case "State":
         onState(call, message)
@@ -447,8 +452,9 @@ const converse = Effect.fnUntraced(function* (
       case "Unsupported":
         // What was said about the call later, such as an interruption, may be unknown as well.
         if (message.tag === call.tag) {
-          const outcome = call.tag === "Status" ? "Unknown" : "NotDelivered"
-          fail(call, failed("Unsupported", `the primary does not know ${message.tag}`, outcome))
+          const detail = `the primary does not know ${message.tag}`
+          if (call.tag === "Status") fail(call, failed("Unsupported", detail, "Unknown"))
+          else decline(call, "Unsupported", detail)
         }
         return undefined
       default:
@@ -470,12 +476,9 @@ const converse = Effect.fnUntraced(function* (
           ? fail(call, failed("Disconnected", "the primary cannot tell what became of it", "Unknown"))
           : undefined
       case "struck":
-        return fail(
-          call,
-          call.tag === "Request" && call.asked
-            ? timedOut("accept", call, "NotDelivered")
-            : failed("Disconnected", "the primary never started it, and will not", "NotDelivered")
-        )
+        return call.tag === "Request" && call.asked && !call.accepted
+          ? fail(call, timedOut("accept", call, "NotDelivered"))
+          : decline(call, "Disconnected", "the primary never started it, and will not")
       case "running":
         call.accepted = true
         return
@@ -777,7 +780,7 @@ export const delivering = <A, E>(
   session: Session,
   conclude: (reply: Reply) => Effect.Effect<A, E>
 ): ((request: Request, restore: Restore) => Effect.Effect<A, E | TimeoutError | ProtocolError>) => {
-  const settle: Conclude<A, E | TimeoutError | ProtocolError> = (known, { id, repeatable }) => {
+  const settle: Conclude<A, E | TimeoutError | ProtocolError> = (known, { accepted, id, repeatable }) => {
     if (Exit.isSuccess(known)) return conclude(known.value)
     const lost = Option.getOrUndefined(Cause.failureOption(known.cause))
     // What may be sent again need not be struck off.
@@ -785,7 +788,8 @@ export const delivering = <A, E>(
     return connect(target).pipe(
       Effect.mapError(() => lost),
       Effect.flatMap((again) => again.resolve(id)),
-      Effect.mapError((error) => (error.outcome === "Unknown" ? lost : error)),
+      // After "accepted", "never started" is not believed.
+      Effect.mapError((error) => (error.outcome === "Unknown" || accepted ? lost : error)),
       Effect.scoped,
       Effect.flatMap(conclude)
     )

@@ -4,6 +4,7 @@
  *
  * @since 0.1.0
  */
+import { inspect } from "node:util"
 import * as engine from "./internal/handOver.js"
 import * as location from "./internal/location.js"
 
@@ -35,8 +36,8 @@ export interface LaunchOptions {
   /** Any JSON value beside argv. */
   readonly data?: unknown
   /**
-   * How long the primary may take to accept the request, and how long it may keep silent after that, in milliseconds. A
-   * handler that works is not silent: its primary answers pings. 20 seconds if left out.
+   * How long the primary may take to accept the request, and how long it may keep silent after that, in milliseconds: more
+   * than 0, `Infinity` for no limit. A handler that works is not silent: its primary answers pings. 20 seconds if left out.
    */
   readonly timeout?: number | undefined
   /** Called in order with what the handler writes while it runs; the primary waits for it. */
@@ -128,8 +129,9 @@ export interface Unknown extends Receipt {
 export type Verdict = Candidate | Delivered | NotDelivered | Unknown
 
 /**
- * Hands over to the primary, if there is one that a socket reaches, and tells the truth about what became of that. Takes
- * no lock, writes no file and removes none. Rejects only with what `onOutput` throws.
+ * Hands over to the primary, if there is one that a socket reaches, and tells reliably what happened to the request. Takes
+ * no lock, writes no file and removes none. After its verdict it keeps the process alive for half a second at most. Rejects
+ * with a `TypeError` where an option is wrong, and otherwise only with what `onOutput` throws.
  *
  * Until the request goes out, whatever is in the way makes a `Candidate`: no record or none that can be read, a directory
  * that others may write to, nobody who proves to be the process of the record within a second, a request that is too
@@ -158,6 +160,8 @@ export type Verdict = Candidate | Delivered | NotDelivered | Unknown
  * @category operations
  */
 export const launch = async (options: LaunchOptions): Promise<Verdict> => {
+  const flaw = flawOf(options)
+  if (flaw !== undefined) throw new TypeError(`launch: ${flaw}`)
   const { argv, cwd, data, directory, env = [], id, onOutput, request, signal, timeout, trustDirectory } = options
   const ending = await engine.handOver({
     id,
@@ -177,6 +181,35 @@ export const launch = async (options: LaunchOptions): Promise<Verdict> => {
   if (ending._tag !== "Answered") return ending
   const { exit, ...receipt } = ending
   return { ...receipt, _tag: "Delivered", exit: exitOf(exit) }
+}
+
+const isText = (value: unknown) => typeof value === "string"
+const areTexts = (value: unknown) => Array.isArray(value) && value.every(isText)
+const isFunction = (value: unknown) => typeof value === "function"
+
+// What is not checked may be any JSON value.
+const types: ReadonlyArray<readonly [keyof LaunchOptions, string, (value: unknown) => boolean]> = [
+  ["id", "a string", isText],
+  ["directory", "a string", isText],
+  ["trustDirectory", "true or false", (value) => typeof value === "boolean"],
+  ["argv", "an array of strings", areTexts],
+  ["cwd", "a string", isText],
+  ["env", "an array of names", areTexts],
+  ["timeout", "a number of milliseconds greater than 0", (value) => typeof value === "number" && value > 0],
+  ["onOutput", "a function", isFunction],
+  ["signal", "an AbortSignal", (value) => isObject(value) && isFunction(value.addEventListener)]
+]
+
+const flawOf = (options: LaunchOptions): string | undefined => {
+  if (!isObject(options)) return "the options are missing; at least `id` is needed"
+  for (const [name, expected, isRight] of types) {
+    const value = options[name]
+    if ((value !== undefined || name === "id") && !isRight(value)) {
+      return `\`${name}\` must be ${expected}, not ${inspect(value, { depth: 0, maxStringLength: 80 })}`
+    }
+  }
+  const { directory = null, id, trustDirectory = false } = options
+  return location.flawOfId(id) ?? location.flawOfPlace({ directory, trustDirectory })
 }
 
 const isObject = (value: unknown): value is { readonly [key: string]: unknown } =>

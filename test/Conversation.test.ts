@@ -687,9 +687,11 @@ describe("the primary's side", () => {
       yield* other.say({ _tag: "Status", id: "1", strike: true })
       assert.strictEqual((yield* other.expect("State")).state, "running")
       yield* elapse("1001 millis")
+      // Not that it was refused: they were told that it runs.
       for (const each of [peer, other]) {
-        const { id, reason } = yield* each.expect("Refused")
-        assert.deepStrictEqual([id, reason], ["1", "Malformed"])
+        const { exit, id } = yield* each.expect("Exit")
+        assert.strictEqual(id, "1")
+        assert.match(JSON.stringify(exit), /"Die".*the message cannot be read: .*unreadable/)
       }
     }).pipe(Effect.provide(simulated()))
   )

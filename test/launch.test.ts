@@ -1,6 +1,7 @@
 /**
  * A second launch without the library, beside one with it: what the one says of a message the other must not contradict.
  */
+import { spawn } from "node:child_process"
 import * as fs from "node:fs"
 import * as net from "node:net"
 import { join } from "node:path"
@@ -329,6 +330,9 @@ interface Puppet {
 interface Strings {
   readonly say: (...messages: ReadonlyArray<object | Uint8Array>) => void
   readonly drop: () => void
+  readonly end: () => void
+  /** Reads nothing more, as a process that was stopped. */
+  readonly pause: () => void
   /** Whoever comes later finds nobody. */
   readonly vanish: () => void
 }
@@ -343,7 +347,7 @@ interface Script {
 const none = () => {}
 const success = { _tag: "Success", value: { text: "", argv: [], cwd: "" } }
 
-const puppet = (script: Script): Effect.Effect<Puppet, never, Scope.Scope> =>
+const puppet = (script: Script, elsewhere?: string): Effect.Effect<Puppet, never, Scope.Scope> =>
   Effect.gen(function* () {
     const directory = join(yield* temporary, "locks")
     const home = join(directory, folderName(id))
@@ -373,6 +377,8 @@ const puppet = (script: Script): Effect.Effect<Puppet, never, Scope.Scope> =>
           socket.write(bytes.subarray(9))
         },
         drop: () => socket.destroy(),
+        end: () => socket.end(),
+        pause: () => socket.pause(),
         vanish: () => {
           server.close()
           for (const each of open) each.destroy()
@@ -411,7 +417,7 @@ const puppet = (script: Script): Effect.Effect<Puppet, never, Scope.Scope> =>
           for (const socket of open) socket.destroy()
         })
     )
-    address = `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`
+    address = elsewhere ?? `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`
     const record = new InstanceRecord.InstanceRecord({
       nonce,
       epoch: 1,
@@ -571,6 +577,47 @@ const situations: { readonly [name: string]: Script & { readonly expected: strin
   }
 }
 
+// What may not be believed, once the primary has accepted the message.
+const denials: { readonly [name: string]: (id: string) => object } = {
+  ...Object.fromEntries(
+    ["ShuttingDown", "Busy", "NotPrimary", "Expired", "Malformed", "Forbidden", "Incompatible"].map((reason) => [
+      reason,
+      (id: string) => ({ _tag: "Refused", reason, id })
+    ])
+  ),
+  Unsupported: (id) => ({ _tag: "Unsupported", tag: "Request", id }),
+  Disconnected: (id) => ({ _tag: "State", id, state: "struck" })
+}
+
+const beginnings: { readonly [name: string]: (id: string) => object } = {
+  accepted: (id) => ({ _tag: "Accepted", id }),
+  "with output": (id) => ({ _tag: "Output", id, stream: "stdout", chunk: "YQ==" }),
+  "said to run": (id) => ({ _tag: "State", id, state: "running" })
+}
+
+const contradictions: typeof situations = Object.fromEntries(
+  Object.entries(beginnings).flatMap(([how, begin]) =>
+    Object.entries(denials).flatMap(([reason, deny]) => {
+      const says = (message: (id: string) => object) => (s: Strings, id: string) => s.say(message(id))
+      const request = (s: Strings, id: string) => s.say(begin(id), deny(id))
+      const losing = (s: Strings, id: string) => {
+        s.say(begin(id))
+        s.end()
+      }
+      return [
+        [
+          `${how}, then denied as ${reason}`,
+          { expected: `Unknown ${reason}`, heard: { Request: request, Status: state("unknown") } }
+        ],
+        [
+          `${how}, lost, then denied as ${reason}`,
+          { expected: "Unknown Disconnected", heard: { Request: losing, Status: says(deny) } }
+        ]
+      ]
+    })
+  )
+)
+
 const inSituation = ({ expected, ...script }: (typeof situations)[string], own?: Launching) =>
   Effect.gen(function* () {
     const [ours, theirs] = yield* Effect.all([puppet(script), puppet(script)])
@@ -585,7 +632,7 @@ const inSituation = ({ expected, ...script }: (typeof situations)[string], own?:
   })
 
 describe.concurrent("launch and the library agree on", () => {
-  for (const [name, situation] of Object.entries(situations)) {
+  for (const [name, situation] of Object.entries({ ...situations, ...contradictions })) {
     it.scopedLive(name, () => inSituation(situation))
   }
 
@@ -597,6 +644,164 @@ describe.concurrent("launch and the library agree on", () => {
       }
       const why = yield* failing(inSituation(situations["lost, and nobody there"]!, careless))
       assert.include(why, "to not equal 'Unknown'")
+    })
+  )
+})
+
+// -------------------------------------------------------------------------------------
+// the end of the process
+// -------------------------------------------------------------------------------------
+
+/** Starts a process that launches, and answers the verdict and how long the process then took to end. */
+const launching = (directory: string, options: string) =>
+  Effect.gen(function* () {
+    const place = yield* temporary
+    const { text } = yield* Effect.promise(() => commonJs("src/launch.ts"))
+    fs.writeFileSync(join(place, "launch.cjs"), text)
+    fs.writeFileSync(
+      join(place, "main.cjs"),
+      `const controller = new AbortController()
+      const options = { id: ${JSON.stringify(id)}, directory: ${JSON.stringify(directory)}, ${options} }
+      require("./launch.cjs").launch(options).then(({ _tag }) => _tag, ({ message }) => message).then((told) => {
+        require("node:fs").writeSync(1, told)
+      })`
+    )
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() => spawn(process.execPath, [join(place, "main.cjs")], { stdio: ["ignore", "pipe", "inherit"] })),
+      (child) => Effect.sync(() => child.kill("SIGKILL"))
+    )
+    const told = yield* Effect.async<string>((resume) => {
+      child.stdout.once("data", (chunk) => resume(Effect.succeed(String(chunk))))
+    })
+    const since = performance.now()
+    const ended = Effect.async<void>((resume) => {
+      if (child.exitCode !== null) resume(Effect.void)
+      child.once("exit", () => resume(Effect.void))
+    })
+    const within = yield* Effect.timeoutOption(ended, "10 seconds")
+    return { told, millis: within._tag === "None" ? Number.POSITIVE_INFINITY : performance.now() - since }
+  })
+
+// More than the system's buffers between two sockets hold.
+const much = "request: 'x'.repeat(12 * 1024 * 1024)"
+const stops: Script = {
+  welcome: (welcome, s) => {
+    s.say({ ...welcome, maxFrameBytes: 16 * 1024 * 1024 })
+    s.pause()
+  },
+  heard: {}
+}
+
+describe("the process of a launch ends after the verdict @large", () => {
+  const endings: ReadonlyArray<readonly [name: string, script: Script, options: string, told: string]> = [
+    ["of a primary that has stopped amid the request", stops, `${much}, timeout: 500`, "Unknown"],
+    [
+      "of an interruption meanwhile",
+      stops,
+      `${much}, signal: (setTimeout(() => controller.abort(), 300), controller.signal)`,
+      "Unknown"
+    ],
+    [
+      "of a caller that fails over the output",
+      {
+        heard: {
+          Request: (s, id) => {
+            s.say({ _tag: "Output", id, stream: "stdout", chunk: "YQ==" })
+            s.pause()
+          }
+        }
+      },
+      "onOutput: () => { throw new Error('the disk is full') }",
+      "the disk is full"
+    ],
+    ["of a primary that never greets", { welcome: none, heard: {} }, "timeout: 500", "Candidate"]
+  ]
+  for (const [name, script, options, told] of endings) {
+    it.scopedLive(name, () =>
+      Effect.gen(function* () {
+        const { directory } = yield* puppet(script)
+        const ended = yield* launching(directory, options)
+        assert.strictEqual(ended.told, told)
+        assert.isBelow(ended.millis, 10_000)
+      })
+    )
+  }
+
+  itNeeds(needs.linux)("of a primary that takes no connection", () =>
+    Effect.gen(function* () {
+      // A stopped process whose backlog is full: the system repeats the attempt to connect for two minutes.
+      const stopped = yield* Effect.acquireRelease(
+        Effect.sync(() =>
+          spawn(
+            process.execPath,
+            [
+              "-e",
+              `const server = require("node:net").createServer().listen({ port: 0, host: "127.0.0.1", backlog: 1 }, () => {
+                require("node:fs").writeSync(1, String(server.address().port))
+                process.kill(process.pid, "SIGSTOP")
+              })`
+            ],
+            { stdio: ["ignore", "pipe", "inherit"] }
+          )
+        ),
+        (child) => Effect.sync(() => child.kill("SIGKILL"))
+      )
+      const port = yield* Effect.async<number>((resume) => {
+        stopped.stdout.once("data", (chunk) => resume(Effect.succeed(Number(chunk))))
+      })
+      yield* Effect.acquireRelease(
+        Effect.sync(() => Array.from({ length: 8 }, () => net.connect(port, "127.0.0.1").on("error", none).unref())),
+        (sockets) => Effect.sync(() => sockets.forEach((socket) => void socket.destroy()))
+      )
+      yield* Effect.sleep("500 millis")
+      const { directory } = yield* puppet({ heard: {} }, `tcp://127.0.0.1:${port}`)
+      const ended = yield* launching(directory, "timeout: 500")
+      assert.strictEqual(ended.told, "Candidate")
+      assert.isBelow(ended.millis, 10_000)
+    })
+  )
+})
+
+describe("launch refuses", () => {
+  const bad: ReadonlyArray<readonly [options: unknown, said: string]> = [
+    [undefined, "the options are missing"],
+    [{}, "`id` must be a string, not undefined"],
+    [{ id: 1 }, "`id` must be a string, not 1"],
+    [{ id: "" }, "the id must not be empty"],
+    [{ id: "x".repeat(1_025) }, "the id has 1025 characters"],
+    [{ id, timeout: 0 }, "`timeout` must be a number of milliseconds greater than 0, not 0"],
+    [{ id, timeout: -1 }, "`timeout` must be"],
+    [{ id, timeout: Number.NaN }, "`timeout` must be"],
+    [{ id, timeout: "5s" }, "`timeout` must be a number of milliseconds greater than 0, not '5s'"],
+    [{ id, timeout: null }, "`timeout` must be"],
+    [{ id, directory: "" }, "`directory` is empty"],
+    [{ id, directory: "/tmp/a\0b" }, "`directory` has a NUL character"],
+    [{ id, directory: 5 }, "`directory` must be a string, not 5"],
+    [{ id, trustDirectory: true }, "`trustDirectory` is given without a `directory`"],
+    [{ id, trustDirectory: "yes" }, "`trustDirectory` must be true or false"],
+    [{ id, argv: "a b" }, "`argv` must be an array of strings"],
+    [{ id, argv: [1] }, "`argv` must be an array of strings"],
+    [{ id, cwd: null }, "`cwd` must be a string"],
+    [{ id, env: "PATH" }, "`env` must be an array of names"],
+    [{ id, onOutput: true }, "`onOutput` must be a function"],
+    [{ id, signal: {} }, "`signal` must be an AbortSignal"]
+  ]
+  for (const [options, said] of bad) {
+    it.live(said, () =>
+      Effect.gen(function* () {
+        const refused = yield* Effect.flip(Effect.tryPromise(() => launch(options as LaunchOptions)))
+        assert.instanceOf(refused.error, TypeError)
+        assert.include((refused.error as TypeError).message, `launch: ${said}`)
+      })
+    )
+  }
+
+  it.scopedLive("nothing that is usual: no limit, and variables that there are not", () =>
+    Effect.gen(function* () {
+      const directory = join(yield* temporary, "locks")
+      const env = ["__proto__", "toString", "constructor", "no such variable"]
+      const verdict = yield* Effect.promise(() => launch({ id, directory, timeout: Number.POSITIVE_INFINITY, env }))
+      assert.deepStrictEqual(verdict, { _tag: "Candidate", reason: "nobody was ever the primary" })
     })
   )
 })

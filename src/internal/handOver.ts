@@ -101,12 +101,13 @@ export const handOver = async (options: Options): Promise<Ending> => {
     session.line.close()
     return candidate(reason)
   }
-  const ending = await talk(options, session, message, request)
+  const progress: Progress = { started: false }
+  const ending = await talk(options, session, message, progress, request)
   // Where the connection was lost the same primary is asked what became of it.
   if (ending._tag !== "Unknown" || !isLoss(ending.reason) || signal?.aborted === true) return settled(ending)
   const again = await greet(options, directory, owner)
   if (typeof again === "string") return ending
-  const told = await talk(options, again, message, undefined)
+  const told = await talk(options, again, message, progress)
   return told._tag === "Unknown" ? ending : settled(told)
 }
 
@@ -154,6 +155,7 @@ const greetAt = async (
 ): Promise<Session> => {
   const clientNonce = randomBytes(16).toString("hex")
   let opened: line.Line | undefined
+  const connecting = new AbortController()
   let giveUp = () => {}
   const late = new Promise<never>((_, reject) => {
     giveUp = () => reject(new Error(signal?.aborted === true ? "it was interrupted" : "no answer in time"))
@@ -162,7 +164,7 @@ const greetAt = async (
   signal?.addEventListener("abort", giveUp, { once: true })
   const stop = runningTime.limit(Math.min(helloMillis, timeoutMillis), giveUp)
   const greeting = async (): Promise<Session> => {
-    const current = await dial(protocol, address, directory)
+    const current = await dial(protocol, address, directory, connecting.signal)
     opened = current
     current.send({ _tag: "Hello", wire: wire.range, id, nonce: clientNonce })
     const frames = await new Promise<ReadonlyArray<Uint8Array>>((resolve, reject) =>
@@ -210,8 +212,9 @@ const greetAt = async (
   try {
     return await Promise.race([greeted, late])
   } catch (cause) {
+    connecting.abort()
     opened?.close()
-    // It may yet connect.
+    // Who is given up may be about to end the greeting.
     greeted.then(
       ({ line }) => line.close(),
       () => opened?.close()
@@ -223,7 +226,7 @@ const greetAt = async (
   }
 }
 
-const dial = async (protocol: string, address: string, directory: string): Promise<line.Line> => {
+const dial = async (protocol: string, address: string, directory: string, signal: AbortSignal): Promise<line.Line> => {
   const isWindows = process.platform === "win32"
   const target = ((): (NetConnectOpts & { readonly close?: () => void }) | undefined => {
     if (protocol === "tcp") {
@@ -239,10 +242,15 @@ const dial = async (protocol: string, address: string, directory: string): Promi
   })()
   if (target === undefined) throw new Error(`${address} is no socket here`)
   try {
-    return await line.open(target)
+    return await line.open(target, signal)
   } finally {
     target.close?.()
   }
+}
+
+/** What the primary has said about the message, on any connection. */
+interface Progress {
+  started: boolean
 }
 
 // Sends the request, or without one asks what became of it and has it struck off.
@@ -250,7 +258,8 @@ const talk = (
   { onOutput, signal, timeoutMillis: millis }: Options,
   { line, proof, receipt }: Session,
   message: string,
-  request: Uint8Array | undefined
+  progress: Progress,
+  request?: Uint8Array | undefined
 ): Promise<Answered | Failed> =>
   new Promise((resolve, reject) => {
     const tickMillis = runningTime.tickMillis(millis)
@@ -282,6 +291,15 @@ const talk = (
       resolve({ ...ending, ...receipt, message } as Answered | Failed)
     }
     const failed = (_tag: Failed["_tag"], reason: string, detail: string) => finish({ _tag, reason, detail })
+    const start = () => {
+      accepted = true
+      progress.started = true
+    }
+    // A primary that had accepted it contradicts itself: then nothing is certain.
+    const declined = (reason: string, detail: string) =>
+      progress.started
+        ? failed("Unknown", reason, `the primary had accepted the message, and now says: ${detail}`)
+        : failed("NotDelivered", reason, detail)
     const timedOut = (_tag: Failed["_tag"], phase: "accept" | "reply") =>
       failed(_tag, phase, `process ${receipt.primary.pid} did not answer within ${millis} ms`)
 
@@ -297,15 +315,14 @@ const talk = (
         case "Exit":
           return finish({ _tag: "Answered", exit: answer.exit })
         case "Accepted":
-          accepted = true
-          return
+          return start()
         case "Output":
-          accepted = true
+          start()
           return onOutput?.(answer.stream, Buffer.from(answer.chunk, "base64"))
         case "Refused":
-          return failed("NotDelivered", answer.reason, answer.detail ?? "the primary declined the message")
+          return declined(answer.reason, answer.detail ?? "the primary declined the message")
         case "Unsupported":
-          if (answer.tag === "Request") failed("NotDelivered", "Unsupported", "the primary does not know Request")
+          if (answer.tag === "Request") declined("Unsupported", "the primary does not know Request")
           else if (answer.tag === "Status" && request === undefined) {
             failed("Unknown", "Unsupported", "the primary does not know Status")
           }
@@ -315,10 +332,10 @@ const talk = (
       }
     }
     const onState = ({ exit, state }: Extract<answers.Answer, { readonly _tag: "State" }>) => {
-      if (state === "running") accepted = true
+      if (state === "running") start()
       else if (state === "struck") {
-        if (asked) timedOut("NotDelivered", "accept")
-        else failed("NotDelivered", "Disconnected", "the primary never started it, and will not")
+        if (asked && !progress.started) timedOut("NotDelivered", "accept")
+        else declined("Disconnected", "the primary never started it, and will not")
       } else if (state === "done") {
         if (exit !== undefined) finish({ _tag: "Answered", exit })
         else failed("Unknown", "Disconnected", "its handler ended, but the primary keeps its exit no more")

@@ -17,29 +17,38 @@ export interface Line {
   readonly send: (...messages: ReadonlyArray<object | Uint8Array>) => void
   /** While its taker is busy nothing more is read. */
   readonly pause: (paused: boolean) => void
-  /** Lets what was sent go out, and keeps no process alive for it. */
+  /** Sends what is left to send, for half a second at most, then ends the connection. */
   readonly close: () => void
 }
 
 const attempts = 7
+// A peer that stands still takes nothing, and a pending write keeps this process alive.
+const lingerMillis = 500
 
-/** Connects, or throws. A server whose backlog is full lives: it is asked again within about half a second. */
-export const open = async (target: net.NetConnectOpts): Promise<Line> => {
+/**
+ * Connects, or throws. A server whose backlog is full lives: it is asked again within about half a second. The signal ends
+ * an attempt to connect, and does nothing once the line is open.
+ */
+export const open = async (target: net.NetConnectOpts, signal: AbortSignal): Promise<Line> => {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await connect(target)
+      return await connect(target, signal)
     } catch (cause) {
-      if (attempt === attempts || !errno.isBusy(cause)) throw cause
+      if (attempt === attempts || signal.aborted || !errno.isBusy(cause)) throw cause
       await new Promise((resume) => setTimeout(resume, 8 * 2 ** (attempt - 1) * (0.8 + 0.4 * Math.random())))
     }
   }
 }
 
-const connect = (target: net.NetConnectOpts): Promise<Line> =>
+const connect = (target: net.NetConnectOpts, signal: AbortSignal): Promise<Line> =>
   new Promise((resolve, reject) => {
+    signal.throwIfAborted()
     const socket = net.connect(target)
+    const abort = () => socket.destroy(new Error("the attempt to connect was given up"))
+    signal.addEventListener("abort", abort, { once: true })
     socket.once("error", reject)
     socket.once("connect", () => {
+      signal.removeEventListener("abort", abort)
       socket.off("error", reject)
       resolve(make(socket))
     })
@@ -48,6 +57,12 @@ const connect = (target: net.NetConnectOpts): Promise<Line> =>
 const make = (socket: net.Socket): Line => {
   let decoder = new framing.Decoder(maxStrangerBytes)
   const inbox: Array<Uint8Array> = []
+  let unsent = 0
+  let closed = false
+  const onSent = () => {
+    unsent--
+    if (closed && unsent === 0) socket.destroy()
+  }
   let lost: string | undefined
   let take: ((frames: Array<Uint8Array>) => void) | undefined
   let end: ((detail: string) => void) | undefined
@@ -83,10 +98,12 @@ const make = (socket: net.Socket): Line => {
       return true
     },
     send: (...messages) => {
-      if (lost !== undefined) return
+      if (lost !== undefined || closed) return
       socket.cork()
       for (const message of messages) {
-        socket.write(framing.encode(message instanceof Uint8Array ? message : Buffer.from(JSON.stringify(message))))
+        const frame = message instanceof Uint8Array ? message : Buffer.from(JSON.stringify(message))
+        unsent++
+        socket.write(framing.encode(frame), onSent)
       }
       socket.uncork()
     },
@@ -94,8 +111,11 @@ const make = (socket: net.Socket): Line => {
     close: () => {
       take = () => {}
       end = undefined
+      closed = true
+      if (unsent === 0) return void socket.destroy()
       socket.unref()
-      socket.destroySoon()
+      const timer = setTimeout(() => socket.destroy(), lingerMillis).unref()
+      socket.once("close", () => clearTimeout(timer))
     }
   }
 }

@@ -18,13 +18,17 @@ export const flawOfId = (id: string): string | undefined =>
       : undefined
 
 /** Why these options cannot say where an instance lives; `undefined` where they can. */
-export const flawOfPlace = (options: {
+export const flawOfPlace = ({
+  directory,
+  trustDirectory
+}: {
   readonly directory: string | null
   readonly trustDirectory: boolean
-}): string | undefined =>
-  options.trustDirectory && options.directory === null
-    ? "`trustDirectory` is given without a `directory` to trust"
-    : undefined
+}): string | undefined => {
+  if (directory === null) return trustDirectory ? "`trustDirectory` is given without a `directory` to trust" : undefined
+  if (directory === "") return "`directory` is empty; leave it out for the usual place"
+  return directory.includes("\0") ? "`directory` has a NUL character, which no path can have" : undefined
+}
 
 /** Of the named environment variables those that there are. */
 export const variables = (names: ReadonlyArray<string>): { [name: string]: string } =>
