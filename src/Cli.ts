@@ -37,6 +37,7 @@ import type * as Endpoint from "./Endpoint.js"
 import type { Delivered, LaunchOptions as DescribedLaunch, Inspection, Primary as PrimaryOf } from "./Instance.js"
 import type { Took } from "./InstanceLock.js"
 import { background, type CommandError, foreground, inShell, Signals } from "./internal/children.js"
+import * as commandLine from "./internal/commandLine.js"
 import * as Contract from "./internal/contract.js"
 import * as durationText from "./internal/durationText.js"
 import { isOption } from "./internal/environment.js"
@@ -147,32 +148,37 @@ export type Environment =
 
 /**
  * Runs a command line, given as `process.argv`, and answers its exit code. Words behind the first `--` are taken as they
- * are.
+ * are. `spent` says how much of the time that `--timeout` allows is
+ * over already, in milliseconds.
  *
  * @since 0.1.0
  * @category running
  */
-export const run = (argv: ReadonlyArray<string>): Effect.Effect<number, never, Environment> =>
+export const run = (
+  argv: ReadonlyArray<string>,
+  spent: () => number = () => 0
+): Effect.Effect<number, never, Environment> =>
   Effect.suspend(() => {
-    const { own, rest } = split(argv.slice(2))
+    const { flaw, own, rest } = commandLine.read(argv.slice(2), syntax)
+    const isJson = own.some((word) => word === "--json" || word === "--json=true")
     let exitCode = 0
     const cli = Command.run(
-      commands(argv, rest, (code) => {
+      commands({ argv, rest, spent }, (code) => {
         exitCode = code
       }),
       { name: "single-instance", version, footer }
     )
-    const misused = (error: ValidationError.ValidationError) =>
-      own.includes("--json")
-        ? print({
-            event: "error",
-            error: "UsageError",
-            reason: error._tag,
-            outcome: "NotDelivered",
-            message: stripVTControlCharacters(HelpDoc.toAnsiText(error.error)).trim()
-          })
-        : write("stderr", "See `single-instance --help`.\n")
-    return cli([...argv.slice(0, 2), ...own]).pipe(
+    const misused = (error: ValidationError.ValidationError) => {
+      const message = stripVTControlCharacters(HelpDoc.toAnsiText(error.error)).trim()
+      return isJson
+        ? print({ event: "error", error: "UsageError", reason: error._tag, outcome: "NotDelivered", message })
+        : write("stderr", `single-instance: ${telling.escaped(message)}\nSee \`single-instance --help\`.\n`)
+    }
+    const parsed =
+      flaw === undefined
+        ? cli([...argv.slice(0, 2), ...own])
+        : Effect.fail(ValidationError.invalidArgument(HelpDoc.p(flaw)))
+    return parsed.pipe(
       Effect.map(() => (own.length === 0 ? exitCodes.usage : exitCode)),
       Effect.catchAll((error) => Effect.as(misused(error), exitCodes.usage)),
       withConsole,
@@ -190,7 +196,7 @@ export const run = (argv: ReadonlyArray<string>): Effect.Effect<number, never, E
 export const main = (argv: ReadonlyArray<string>, descriptors: ReadonlyArray<number> = []): void => {
   const supervisor = supervisors.supervise(() => fiber.unsafeInterruptAsFork(fiber.id()))
   const fiber = Effect.runFork(
-    run(argv).pipe(
+    run(argv, () => performance.now()).pipe(
       Effect.provideService(Signals, {
         redirect: supervisor.redirect,
         ignoresHangup: supervisor.ignoresHangup,
@@ -267,202 +273,8 @@ const footer = HelpDoc.blocks([
   )
 ])
 
-const takeWords = ["run", "send"]
-// `@effect/cli` has no options whose value may be left out.
+// The value of `--wait` that is written without one.
 const unlimited = "unlimited"
-const names = [...takeWords, "listen", "status", "break"]
-
-// `@effect/cli` would look for its own options behind `--`, too. Where a command takes nothing there, it may as well: so
-// an id can begin with a hyphen.
-const split = (words: ReadonlyArray<string>) => {
-  const at = words.indexOf("--")
-  const own = at < 0 ? words : words.slice(0, at)
-  const name = own.find((word) => names.includes(word))
-  return name !== undefined && takeWords.includes(name)
-    ? {
-        own: name === "run" ? own.map((word) => (word === "--wait" ? `--wait=${unlimited}` : word)) : own,
-        rest: at < 0 ? [] : words.slice(at + 1)
-      }
-    : { own: words, rest: [] }
-}
-
-const commands = (argv: ReadonlyArray<string>, rest: ReadonlyArray<string>, exit: (code: number) => void) => {
-  const finish =
-    <O extends Common, E extends Failure, R>(
-      handler: (options: O) => Effect.Effect<number, E, R>,
-      beside: boolean = false
-    ) =>
-    (given: Omit<O, "tell"> & Given) => {
-      const tell = teller(given.json, beside)
-      const sound = refuse("NotUtf8", inherited.argumentFlaw(argv) ?? inherited.variableFlaw(isOption))
-      return Effect.zipRight(sound, provide(given, handler({ ...given, tell } as unknown as O))).pipe(
-        Effect.catchAll((error) => Effect.as(tell(eventOf(error)), codeOf(error))),
-        Effect.map(exit)
-      )
-    }
-
-  const id = Args.text({ name: "id" }).pipe(
-    Args.withDescription("The name under which launches meet: any text. Different ids never meet."),
-    Args.mapEffect((id) => {
-      const flaw = location.flawOfId(id)
-      return flaw === undefined ? Effect.succeed(id) : Effect.fail(HelpDoc.p(flaw))
-    })
-  )
-  const words = (name: string, description: string) =>
-    Args.text({ name }).pipe(
-      Args.withDescription(description),
-      Args.repeated,
-      Args.mapEffect((misplaced) =>
-        misplaced.length > 0
-          ? Effect.fail(HelpDoc.p(`Put "${misplaced[0]}" and what follows behind "--"`))
-          : Effect.succeed(rest)
-      )
-    )
-  const json = Options.boolean("json").pipe(
-    Options.withDescription("Print one JSON object per line instead of sentences.")
-  )
-  const dir = text("dir", "directory", "Where the lock lives. By default the same place for all launches of a user.")
-  const trustDirectory = Options.boolean("trust-directory").pipe(
-    Options.withDescription(
-      "You vouch for --dir and its parents, such as a volume that others may write to; they are not verified."
-    ),
-    // Left out, the environment may say it.
-    Options.map((given) => given || undefined)
-  )
-  const timeout = text(
-    "timeout",
-    "duration",
-    `How long to wait for a decision and for the primary, such as "500ms", "5s" or "2 minutes". 20 seconds by default.`,
-    durationOf
-  )
-  const protocols = text(
-    "protocol",
-    "list",
-    `What carries the messages, in order of preference, with commas: ${protocolNames.join(", ")}. By default what fits the platform.`,
-    protocolsOf
-  )
-
-  const env = text(
-    "env",
-    "names",
-    "The environment variables that a later launch passes on to the --on-launch command, with commas, such as DISPLAY. The first launch accepts those that its own --env names.",
-    namesOf
-  )
-
-  const run = Command.make(
-    "run",
-    {
-      id,
-      command: words(
-        "command",
-        "Behind --: the program that the first launch runs, and its arguments. A later launch hands over the arguments only."
-      ),
-      exec: text(
-        "exec",
-        "command",
-        "What the first launch runs instead: a line for the shell. Everything behind -- is then its arguments, for the first launch and later ones alike.",
-        lineOf
-      ),
-      onLaunch: text(
-        "on-launch",
-        "command",
-        `What the first launch runs for each later one: a line for the shell, in the later one's directory. It gets the later one's arguments behind the words of its last command, or where it says "$@".`,
-        lineOf
-      ),
-      env,
-      stdin: Options.boolean("stdin").pipe(Options.withDescription("A later launch hands over its standard input.")),
-      wait: text(
-        "wait",
-        "duration",
-        `Hand over nothing: wait for the end of the command that runs, then run this one. "--wait" waits for ever, "--wait=5s" at most so long.`,
-        waitOf
-      ),
-      nonblock: Options.boolean("nonblock").pipe(
-        Options.withAlias("n"),
-        Options.withDescription("Hand over nothing: where a command runs, end at once with 1.")
-      ),
-      conflictExitCode: text(
-        "conflict-exit-code",
-        "number",
-        "What --nonblock, or --wait after its time, ends with instead of 1.",
-        exitCodeOf
-      ).pipe(Options.withAlias("E")),
-      close: Options.boolean("close").pipe(
-        Options.withAlias("o"),
-        Options.withDescription(
-          "The command does not inherit the lock: where this process is killed, the lock is free."
-        )
-      ),
-      protocols,
-      timeout,
-      dir,
-      trustDirectory,
-      json
-    },
-    finish(launch, true)
-  ).pipe(
-    Command.withDescription(
-      "Run a command, or hand over to the one that runs and show what its --on-launch command makes of it."
-    )
-  )
-
-  const listen = Command.make(
-    "listen",
-    {
-      id,
-      standby: Options.boolean("standby").pipe(
-        Options.withDescription("Where somebody else is the primary, wait for its end.")
-      ),
-      protocols,
-      dir,
-      trustDirectory,
-      json
-    },
-    finish(listenTo)
-  ).pipe(Command.withDescription("Become the primary and print what happens, a line each, until stopped."))
-
-  const send = Command.make(
-    "send",
-    {
-      id,
-      args: words("args", "Behind --: what to hand over, as it is."),
-      env,
-      protocols,
-      timeout,
-      dir,
-      trustDirectory,
-      json
-    },
-    finish(sendTo, true)
-  ).pipe(Command.withDescription("Hand over to the primary; fail if there is none."))
-
-  const status = Command.make("status", { id, dir, trustDirectory, json }, finish(statusOf)).pipe(
-    Command.withDescription("Show who is the primary, since when, and why we think that it lives. Changes nothing.")
-  )
-
-  const break_ = Command.make(
-    "break",
-    {
-      id,
-      yes: Options.boolean("yes").pipe(Options.withAlias("y"), Options.withDescription("Do not ask.")),
-      dir,
-      trustDirectory,
-      json
-    },
-    finish(breakLock)
-  ).pipe(
-    Command.withDescription(
-      "Free a lock of which only you can say that its owner is gone. Refuses while anybody lives there."
-    )
-  )
-
-  return Command.make("single-instance").pipe(
-    Command.withDescription(
-      "One primary process per id; every later launch hands over to it and learns what became of it."
-    ),
-    Command.withSubcommands([run, listen, send, status, break_])
-  )
-}
 
 const text = <A = string>(
   name: string,
@@ -528,6 +340,218 @@ const lineOf = (line: string): Effect.Effect<string, string> =>
     return status === null || status === 0 ? Effect.succeed(line) : Effect.fail(stderr.trim())
   })
 
+const json = Options.boolean("json").pipe(
+  Options.withDescription("Print one JSON object per line instead of sentences.")
+)
+const dir = text("dir", "directory", "Where the lock lives. By default the same place for all launches of a user.")
+const trustDirectory = Options.boolean("trust-directory").pipe(
+  Options.withDescription(
+    "You vouch for --dir and its parents, such as a volume that others may write to; they are not verified."
+  ),
+  // Left out, the environment may say it.
+  Options.map((given) => given || undefined)
+)
+const timeout = text(
+  "timeout",
+  "duration",
+  `How long to wait for a decision and for the primary, such as "500ms", "5s" or "2 minutes". 20 seconds by default.`,
+  durationOf
+)
+const protocols = text(
+  "protocol",
+  "list",
+  `What carries the messages, in order of preference, with commas: ${protocolNames.join(", ")}. By default what fits the platform.`,
+  protocolsOf
+)
+
+const env = text(
+  "env",
+  "names",
+  "The environment variables that a later launch passes on to the --on-launch command, with commas, such as DISPLAY. The first launch accepts those that its own --env names.",
+  namesOf
+)
+
+// What may stand behind the name of each command.
+const syntax = {
+  run: {
+    takesWords: true,
+    // `@effect/cli` has no options whose value may be left out.
+    implied: { "--wait": unlimited },
+    options: {
+      exec: text(
+        "exec",
+        "command",
+        "What the first launch runs instead: a line for the shell. Everything behind -- is then its arguments, for the first launch and later ones alike.",
+        lineOf
+      ),
+      onLaunch: text(
+        "on-launch",
+        "command",
+        `What the first launch runs for each later one: a line for the shell, in the later one's directory. It gets the later one's arguments behind the words of its last command, or where it says "$@".`,
+        lineOf
+      ),
+      env,
+      stdin: Options.boolean("stdin").pipe(Options.withDescription("A later launch hands over its standard input.")),
+      wait: text(
+        "wait",
+        "duration",
+        `Hand over nothing: wait for the end of the command that runs, then run this one. "--wait" waits for ever, "--wait=5s" at most so long.`,
+        waitOf
+      ),
+      nonblock: Options.boolean("nonblock").pipe(
+        Options.withAlias("n"),
+        Options.withDescription("Hand over nothing: where a command runs, end at once with 1.")
+      ),
+      conflictExitCode: text(
+        "conflict-exit-code",
+        "number",
+        "What --nonblock, or --wait after its time, ends with instead of 1.",
+        exitCodeOf
+      ).pipe(Options.withAlias("E")),
+      close: Options.boolean("close").pipe(
+        Options.withAlias("o"),
+        Options.withDescription(
+          "The command does not inherit the lock: where this process is killed, the lock is free."
+        )
+      ),
+      protocols,
+      timeout,
+      dir,
+      trustDirectory,
+      json
+    }
+  },
+  listen: {
+    takesWords: false,
+    options: {
+      standby: Options.boolean("standby").pipe(
+        Options.withDescription("Where somebody else is the primary, wait for its end.")
+      ),
+      protocols,
+      dir,
+      trustDirectory,
+      json
+    }
+  },
+  send: {
+    takesWords: true,
+    options: {
+      env,
+      protocols,
+      timeout,
+      dir,
+      trustDirectory,
+      json
+    }
+  },
+  status: { takesWords: false, options: { dir, trustDirectory, json } },
+  break: {
+    takesWords: false,
+    options: {
+      yes: Options.boolean("yes").pipe(Options.withAlias("y"), Options.withDescription("Do not ask.")),
+      dir,
+      trustDirectory,
+      json
+    }
+  }
+} satisfies { readonly [name: string]: commandLine.Syntax }
+
+interface Situation {
+  readonly argv: ReadonlyArray<string>
+  readonly rest: ReadonlyArray<string>
+  readonly spent: () => number
+}
+
+const commands = ({ argv, rest, spent }: Situation, exit: (code: number) => void) => {
+  const finish =
+    <O extends Common, E extends Failure, R>(
+      handler: (options: O) => Effect.Effect<number, E, R>,
+      beside: boolean = false
+    ) =>
+    (given: Omit<O, "tell"> & Given) => {
+      const tell = teller(given.json, beside)
+      const sound = refuse("NotUtf8", inherited.argumentFlaw(argv) ?? inherited.variableFlaw(isOption))
+      return Effect.zipRight(sound, provide(given, spent(), handler({ ...given, tell } as unknown as O))).pipe(
+        Effect.catchAll((error) => Effect.as(tell(eventOf(error)), codeOf(error))),
+        Effect.map(exit)
+      )
+    }
+
+  const id = Args.text({ name: "id" }).pipe(
+    Args.withDescription("The name under which launches meet: any text. Different ids never meet."),
+    Args.mapEffect((id) => {
+      const flaw = location.flawOfId(id)
+      return flaw === undefined ? Effect.succeed(id) : Effect.fail(HelpDoc.p(flaw))
+    })
+  )
+  const words = (name: string, description: string) =>
+    Args.text({ name }).pipe(
+      Args.withDescription(description),
+      Args.repeated,
+      // `@effect/cli` would look for its own options behind `--`, too.
+      Args.map(() => rest)
+    )
+  const run = Command.make(
+    "run",
+    {
+      id,
+      command: words(
+        "command",
+        "Behind --: the program that the first launch runs, and its arguments. A later launch hands over the arguments only."
+      ),
+      ...syntax.run.options
+    },
+    finish(launch, true)
+  ).pipe(
+    Command.withDescription(
+      "Run a command, or hand over to the one that runs and show what its --on-launch command makes of it."
+    )
+  )
+
+  const listen = Command.make(
+    "listen",
+    {
+      id,
+      ...syntax.listen.options
+    },
+    finish(listenTo)
+  ).pipe(Command.withDescription("Become the primary and print what happens, a line each, until stopped."))
+
+  const send = Command.make(
+    "send",
+    {
+      id,
+      args: words("args", "Behind --: what to hand over, as it is."),
+      ...syntax.send.options
+    },
+    finish(sendTo, true)
+  ).pipe(Command.withDescription("Hand over to the primary; fail if there is none."))
+
+  const status = Command.make("status", { id, ...syntax.status.options }, finish(statusOf)).pipe(
+    Command.withDescription("Show who is the primary, since when, and why we think that it lives. Changes nothing.")
+  )
+
+  const break_ = Command.make(
+    "break",
+    {
+      id,
+      ...syntax.break.options
+    },
+    finish(breakLock)
+  ).pipe(
+    Command.withDescription(
+      "Free a lock of which only you can say that its owner is gone. Refuses while anybody lives there."
+    )
+  )
+
+  return Command.make("single-instance").pipe(
+    Command.withDescription(
+      "One primary process per id; every later launch hands over to it and learns what became of it."
+    ),
+    Command.withSubcommands([run, listen, send, status, break_])
+  )
+}
+
 // -------------------------------------------------------------------------------------
 // the commands
 // -------------------------------------------------------------------------------------
@@ -565,7 +589,7 @@ interface Common extends Given {
   readonly tell: Tell
 }
 
-const provide = <A, E, R>(options: Given, effect: Effect.Effect<A, E, R>) => {
+const provide = <A, E, R>(options: Given, spentMillis: number, effect: Effect.Effect<A, E, R>) => {
   const [first, ...others] = (options.protocols ?? []).map((name) => Layer.succeed(Protocol, protocol(name)))
   const layer = SingleInstance.SingleInstance.layerWithoutDependencies(
     first === undefined ? { id: options.id } : { id: options.id, protocol: first, fallback: others }
@@ -575,12 +599,25 @@ const provide = <A, E, R>(options: Given, effect: Effect.Effect<A, E, R>) => {
       SingleInstanceConfig.layerFromEnv({
         directory: options.dir,
         trustDirectory: options.trustDirectory,
-        timeout: options.timeout
+        timeout: options.timeout && remaining(options.timeout, spentMillis)
       })
     ),
     Layer.provide(SingleInstance.layerPidVerifier)
   )
-  return Effect.provide(effect, layer)
+  return Effect.mapError(Effect.provide(effect, layer), (error) => inWhole(error, options, spentMillis))
+}
+
+// A primary that was found has kept its launch waiting since the process began.
+const inWhole = <E>(error: E, { timeout }: Given, spentMillis: number): E | TimeoutError =>
+  TimeoutError.is(error) && timeout !== undefined && error.phase !== "reply"
+    ? new TimeoutError({ ...error, millis: Math.min(Duration.toMillis(timeout), error.millis + spentMillis) })
+    : error
+
+// The time that a person allows begins with the process: a primary that stands still has kept it waiting already. A
+// quarter, or half a second, is left in any case.
+const remaining = (timeout: Duration.Duration, spentMillis: number): Duration.Duration => {
+  const millis = Duration.toMillis(timeout)
+  return Duration.millis(Math.max(millis - spentMillis, Math.min(millis, Math.max(millis / 4, 500))))
 }
 
 interface LaunchOptions extends Common {
@@ -889,9 +926,9 @@ const teller = (json: boolean, beside: boolean): Tell => {
       const stream = beside || wrong ? "stderr" : "stdout"
       // What others launch would get into the screen of a command that draws one.
       const unwanted = beside && !wrong && (!output.isTerminal(stream) || event.event === "launch")
-      return unwanted
-        ? Effect.void
-        : write(stream, `${telling.coloured(stream, colours[event.event], sentence(event))}\n`)
+      if (unwanted) return Effect.void
+      const text = event.event === "output" ? event.text : telling.escaped(sentence(event))
+      return write(stream, `${telling.coloured(stream, colours[event.event], text)}\n`)
     })
 }
 
@@ -1044,23 +1081,27 @@ const report = (event: Event & { readonly event: "status" }): string => {
     ["listens", endpoints.map(({ address }) => address).join(", ") || null],
     ["because", evidence],
     ["record", location]
-  ].flatMap(([name, value]) => (value === null ? [] : [`\n  ${String(name).padEnd(8)} ${value}`]))
+  ].flatMap(([name, value]) =>
+    value === null ? [] : [`\n  ${String(name).padEnd(8)} ${telling.escaped(String(value)).replaceAll("\n", "\\n")}`]
+  )
   return `${shown(event.id)}: ${headlines[state]}.${lines.join("")}`
 }
 
 // As a shell would want it written; what could steer a terminal is escaped.
-const shown = (text: string): string =>
-  /^[\w@%+=:,./-]+$/.test(text)
-    ? text
-    : JSON.stringify(text).replace(
-        /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
-        (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
-      )
+const shown = (text: string): string => (/^[\w@%+=:,./-]+$/.test(text) ? text : telling.escaped(JSON.stringify(text)))
 
 // `@effect/cli` always writes colours.
 const withConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Console.consoleWith((console) => {
-    const show = (stream: output.Name) => (text: string) =>
-      write(stream, `${telling.isColourful(stream) ? text : stripVTControlCharacters(text)}\n`)
-    return Effect.withConsole(effect, { ...console, log: show("stdout"), error: show("stderr") })
+    const log = (text: string) =>
+      write("stdout", `${completing(telling.isColourful("stdout") ? text : stripVTControlCharacters(text))}\n`)
+    // What is wrong with a command line is told by `run`.
+    return Effect.withConsole(effect, { ...console, log, error: () => Effect.void })
   })
+
+// In its script for bash `@effect/cli` writes the name of the program in two ways if it has a hyphen, so that no command
+// would be found.
+const completing = (script: string): string =>
+  script
+    .replace('cmd="single-instance"', 'cmd="single__instance"')
+    .replace(/^(\s+)single-instance\)$/m, "$1single__instance)")

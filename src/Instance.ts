@@ -610,7 +610,10 @@ export const make = <Request, Reply, Failure, Broadcast>(
           const used = yield* Effect.either(round.use(found, remaining, attempts))
           if (Either.isRight(used)) return { _tag: "Done", result: used.right }
           const error = used.left
-          if (!isTransport(error) || !(mayPass(error) || round.repeat?.(error))) return yield* Effect.fail(error)
+          if (!isTransport(error) || !(mayPass(error) || round.repeat?.(error))) {
+            const since = silent?.nonce === found.record.nonce ? silent.since : began
+            return yield* Effect.fail(inWhole(error, now() - since))
+          }
           const pause = yield* Random.nextIntBetween(20, 100)
           // Interruptible also where the caller is not, in a finalizer for example: a bound would not be any.
           yield* Effect.timeoutOption(Effect.interruptible(found.gone), pause)
@@ -636,7 +639,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
           config.onUnresponsive === "terminate" && silent !== undefined && time - silent.since >= chanceMillis
             ? yield* Effect.provide(Election.terminate(id, record), context)
             : false
-        if (!terminated) return yield* Effect.fail(error)
+        if (!terminated) return yield* Effect.fail(inWhole(error, time - (silent?.since ?? time)))
         started = now()
         silent = undefined
       }
@@ -860,6 +863,12 @@ const repeat = (letter: Letter, error: TimeoutError | ProtocolError): boolean =>
 }
 
 const patiently = (millis: number) => Schedule.upTo(Schedule.spaced("50 millis"), millis)
+
+// A primary that was silent for several rounds, or before it got the message, was so for longer than the last limit.
+const inWhole = <E>(error: E, silentMillis: number): E =>
+  error instanceof TimeoutError && error.phase !== "reply"
+    ? (new TimeoutError({ ...error, millis: Math.max(error.millis, silentMillis) }) as E)
+    : error
 
 // What later rounds are certain of says nothing about the first one.
 const doubted = <E>(letter: Letter, error: E): E =>

@@ -21,8 +21,9 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { NodeContext } from "@effect/platform-node"
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Effect, Schema, type Scope } from "effect"
-import { SingleInstance } from "effect-single-instance"
+import { Effect, Either, Schema, type Scope } from "effect"
+import { Endpoint, InstanceRecord, SingleInstance } from "effect-single-instance"
+import { folderName } from "effect-single-instance/InstanceId"
 import { bundleBin, root } from "../scripts/bundle.mjs"
 import { version } from "../src/Cli.js"
 import { largeIf } from "./size.js"
@@ -870,6 +871,10 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         yield* first.kill("SIGSTOP")
         const second = yield* done(["run", "app", "--json", "--timeout", "1500ms", "--", "x"])
         assert.strictEqual(second.code, 75)
+        // Not what was left of it for the last attempt.
+        const [, millis] = /within (\d+) ms/.exec(second.events()[0].message) ?? []
+        assert.isAtLeast(Number(millis), 1_200)
+        assert.isAtMost(Number(millis), 1_500)
         assert.deepInclude(second.events()[0], {
           event: "error",
           error: "TimeoutError",
@@ -1595,6 +1600,37 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
   })
 
   describe("status", () => {
+    it.scopedLive("says nothing that steers a terminal, whatever the record says", () =>
+      Effect.gen(function* () {
+        const { cli, dir, done } = yield* setup
+        const listener = yield* cli(["listen", "app", "--json"])
+        yield* listener.event("primary")
+        yield* listener.kill("SIGKILL")
+        yield* listener.exit
+        const record = join(dir, folderName("app"), "lock")
+        const found = Either.getOrThrow(InstanceRecord.decode(readFileSync(record)))
+        const evil = "\u001b[2J\u009b31m\u202e\rforged"
+        writeFileSync(
+          record,
+          InstanceRecord.encode(
+            new InstanceRecord.InstanceRecord({
+              ...found,
+              host: `${evil}\n  because  it lives`,
+              version: evil,
+              endpoints: found.endpoints.map(
+                (endpoint) => new Endpoint.Endpoint({ ...endpoint, address: "x:\u001b[2J" })
+              )
+            })
+          )
+        )
+        const { stdout } = yield* done(["status", "app"])
+        assert.match(stdout(), /\n {2}host {5}\\u001b\[2J\\u009b31m\\u202e\\u000dforged\\n {2}because/)
+        assert.match(stdout(), /\n {2}version {2}\\u001b/)
+        assert.match(stdout(), /\n {2}listens {2}x:\\u001b/)
+        assert.notMatch(stdout(), /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202e]/)
+      })
+    )
+
     it.scopedLive("tells who is there before, during and after, and changes nothing", () =>
       Effect.gen(function* () {
         const { cli, dir, done } = yield* setup
@@ -1723,7 +1759,18 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           [["run", "app", "--exec", "nvim |", "--", "x"], "--exec"],
           [["run", "app", "--env", "A=b", "--", "x"], "A=b"],
           [["run", "app", "--env", "SINGLE_INSTANCE_ID", "--", "x"], "SINGLE_INSTANCE_ID"],
-          [["status", "app", "--dir", ""], "--dir"]
+          [["status", "app", "--dir", ""], "--dir"],
+          [["status", "app", "--dir"], "--dir lacks its value"],
+          [["status", "app", "--dir", "--json=no"], "--dir lacks its value"],
+          [["status", "--dir", "--json", "app"], "--dir lacks its value"],
+          [["status", "app", "--json=maybe"], "--json takes no value"],
+          [["send", "app", "--timeout", "5s", "--timeout=6s", "--", "x"], "--timeout is given twice"],
+          [["send", "app", "--josn", "--", "x"], 'send has no option "--josn"'],
+          [["send", "app", "--env=", "--", "x"], "--env must not be empty"],
+          [["run", "app", "-n", "--nonblock", "--", "x"], "--nonblock is given twice"],
+          [["run", "app", "-nq", "--", "x"], 'run has no option "-nq"'],
+          [["status", "--", "-x", "--dir", "x"], 'options stand before "--"'],
+          [["run", "--", "sleep", "60"], "<id>"]
         ]
         yield* Effect.forEach(
           rows,
@@ -1733,6 +1780,11 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
               assert.strictEqual(yield* started.exit, 64, words.join(" "))
               assert.include(started.stdout() + started.stderr(), expected, words.join(" "))
               assert.notInclude(started.stderr(), "\u001b")
+              const lines = started
+                .stderr()
+                .split("\n")
+                .filter((line) => line !== "")
+              assert.strictEqual(new Set(lines).size, lines.length, "told once")
             }),
           { concurrency: 4 }
         )
@@ -1740,6 +1792,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         assert.strictEqual(yield* json.exit, 64)
         assert.deepInclude(json.events()[0], { event: "error", error: "UsageError", outcome: "NotDelivered" })
         assert.include(json.events()[0].message, "soon")
+        assert.strictEqual(json.stderr(), "")
       })
     )
 
@@ -1767,6 +1820,28 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
       })
     )
 
+    it.scopedLive("completes in bash the commands and the options of each", () =>
+      Effect.gen(function* () {
+        const script = yield* start(process.execPath, [bin, "--completions", "bash"])
+        assert.strictEqual(yield* script.exit, 0)
+        const complete = (...words: ReadonlyArray<string>) => {
+          const line = ["single-instance", ...words]
+          const call = `COMP_WORDS=(${line.map((word) => `'${word}'`).join(" ")}); COMP_CWORD=${words.length}
+            _single-instance_bash_completions single-instance; echo "\${COMPREPLY[@]}"`
+          const { status, stderr, stdout } = spawnSync("bash", ["-c", `${script.stdout()}\n${call}`], {
+            encoding: "utf8"
+          })
+          assert.deepStrictEqual([status, stderr], [0, ""])
+          return stdout.trim().split(" ")
+        }
+        assert.deepStrictEqual(complete("li"), ["listen"])
+        assert.deepStrictEqual(complete("run", "--on"), ["--on-launch"])
+        assert.deepStrictEqual(complete("run", "app", "--on"), ["--on-launch"])
+        assert.deepStrictEqual(complete("status", "app", "--tr"), ["--trust-directory"])
+        assert.deepStrictEqual(complete("break", "app", "--y"), ["--yes"])
+      })
+    )
+
     it.scopedLive("takes options before and after the id, and an id that looks like one @large", () =>
       Effect.gen(function* () {
         const { cli, dir, done } = yield* setup
@@ -1779,6 +1854,31 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         const hyphen = yield* start(process.execPath, [bin, "status", "--json", "--dir", dir, "--", "--help"])
         assert.strictEqual(yield* hyphen.exit, 69)
         assert.strictEqual(hyphen.events()[0].id, "--help")
+        // What else would be the value of an option.
+        const truth = yield* done(["status", "--json", "true"])
+        assert.deepInclude(truth.events()[0], { id: "true", state: "free" })
+        const dashed = yield* start(process.execPath, [bin, "listen", "--json", "--dir", dir, "--", "-x"])
+        yield* dashed.event("primary")
+        for (const [words, argv] of [
+          [["--", "-x"], []],
+          [["--", "-x", "--"], []],
+          [
+            ["--", "-x", "--", "--json", "--"],
+            ["--json", "--"]
+          ],
+          [
+            ["--", "-x", "word", "--"],
+            ["word", "--"]
+          ]
+        ] as const) {
+          const sent = yield* start(process.execPath, [bin, "send", "--dir", dir, ...words])
+          assert.strictEqual(yield* sent.exit, 0, words.join(" "))
+          const launches = dashed.events().filter(({ event }) => event === "launch")
+          assert.deepStrictEqual(launches.at(-1).argv, argv)
+        }
+        const run = yield* start(process.execPath, [bin, "run", "--dir", dir, "--", "-x", "--", "true", "word"])
+        assert.strictEqual(yield* run.exit, 0)
+        assert.deepStrictEqual((yield* dashed.event("launch", 5)).argv, ["word"])
         const named = yield* cli(["listen", "run", "--json"])
         assert.strictEqual((yield* named.event("primary")).id, "run")
         const blank = yield* done(["status", " run ", "--json"])

@@ -162,7 +162,7 @@ const greetAt = async (
   })
   if (signal?.aborted === true) giveUp()
   signal?.addEventListener("abort", giveUp, { once: true })
-  const stop = runningTime.limit(Math.min(helloMillis, timeoutMillis), giveUp)
+  const stop = runningTime.limit(Math.min(helloMillis, timeoutMillis / 2), giveUp)
   const greeting = async (): Promise<Session> => {
     const current = await dial(protocol, address, directory, connecting.signal)
     opened = current

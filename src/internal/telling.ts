@@ -20,10 +20,17 @@ export const deliveredEvent = (message: string, protocol: string, exitCode: numb
 })
 
 export const deliveredSentence = ({ exitCode, primary, protocol }: DeliveredEvent): string =>
-  `Process ${primary.pid} took it by ${protocol} and answered ${exitCode}.`
+  `Process ${primary.pid} took it by ${escaped(protocol)} and answered ${exitCode}.`
 
 /** A system keeps eight bits of it, and must not make a success of a failure. */
 export const exitCodeOf = (reply: number): number => reply & 0xff || (reply === 0 ? 0 : 1)
+
+/** The text with what could steer a terminal as escapes; lines stay lines. */
+export const escaped = (text: string): string =>
+  text.replace(
+    /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
+  )
 
 export const isColourful = (name: output.Name): boolean => output.isTerminal(name) && !process.env.NO_COLOR
 
