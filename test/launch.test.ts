@@ -11,7 +11,7 @@ import { Effect, Either, FastCheck as fc, Layer, Schema, type Scope } from "effe
 import { Endpoint, InstanceRecord, Message, PidVerifier, SingleInstance, Tcp, UnixSocket } from "effect-single-instance"
 import { folderName } from "effect-single-instance/InstanceId"
 import { type Exit, type LaunchOptions, launch, type Verdict } from "effect-single-instance/launch"
-import { bundle, commonJs, root } from "../scripts/bundle.mjs"
+import { bundle, bundleBin, commonJs, root } from "../scripts/bundle.mjs"
 import * as answers from "../src/internal/answers.js"
 import * as framing from "../src/internal/framing.js"
 import { failing, itNeeds, makeArena, needs } from "./contenders.js"
@@ -652,7 +652,26 @@ describe.concurrent("launch and the library agree on", () => {
 // the end of the process
 // -------------------------------------------------------------------------------------
 
-/** Starts a process that launches, and answers the verdict and how long the process then took to end. */
+/** Starts a process, and answers the first that it says and how long it then took to end. */
+const ending = (words: ReadonlyArray<string>, stdin?: string) =>
+  Effect.gen(function* () {
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() => spawn(process.execPath, words, { stdio: ["pipe", "pipe", "inherit"] })),
+      (child) => Effect.sync(() => child.kill("SIGKILL"))
+    )
+    child.stdin.on("error", none).end(stdin)
+    const told = yield* Effect.async<string>((resume) => {
+      child.stdout.once("data", (chunk) => resume(Effect.succeed(String(chunk))))
+    })
+    const since = performance.now()
+    const ended = Effect.async<void>((resume) => {
+      if (child.exitCode !== null) resume(Effect.void)
+      child.once("exit", () => resume(Effect.void))
+    })
+    const within = yield* Effect.timeoutOption(ended, "10 seconds")
+    return { told, millis: within._tag === "None" ? Number.POSITIVE_INFINITY : performance.now() - since }
+  })
+
 const launching = (directory: string, options: string) =>
   Effect.gen(function* () {
     const place = yield* temporary
@@ -666,20 +685,7 @@ const launching = (directory: string, options: string) =>
         require("node:fs").writeSync(1, told)
       })`
     )
-    const child = yield* Effect.acquireRelease(
-      Effect.sync(() => spawn(process.execPath, [join(place, "main.cjs")], { stdio: ["ignore", "pipe", "inherit"] })),
-      (child) => Effect.sync(() => child.kill("SIGKILL"))
-    )
-    const told = yield* Effect.async<string>((resume) => {
-      child.stdout.once("data", (chunk) => resume(Effect.succeed(String(chunk))))
-    })
-    const since = performance.now()
-    const ended = Effect.async<void>((resume) => {
-      if (child.exitCode !== null) resume(Effect.void)
-      child.once("exit", () => resume(Effect.void))
-    })
-    const within = yield* Effect.timeoutOption(ended, "10 seconds")
-    return { told, millis: within._tag === "None" ? Number.POSITIVE_INFINITY : performance.now() - since }
+    return yield* ending([join(place, "main.cjs")])
   })
 
 // More than the system's buffers between two sockets hold.
@@ -726,6 +732,17 @@ describe("the process of a launch ends after the verdict @large", () => {
       })
     )
   }
+
+  it.scopedLive("of a primary that has stopped amid the request of the library", () =>
+    Effect.gen(function* () {
+      const { directory } = yield* puppet(stops)
+      const { file } = yield* Effect.flatMap(temporary, (place) => Effect.promise(() => bundleBin(join(place, "bin"))))
+      const words = ["run", id, "--stdin", "--json", "--protocol", "tcp", "--timeout", "1s", "--dir", directory]
+      const ended = yield* ending([file, ...words, "--", "x"], "x".repeat(8 * 1024 * 1024))
+      assert.deepInclude(JSON.parse(ended.told), { error: "TimeoutError", reason: "accept", outcome: "Unknown" })
+      assert.isBelow(ended.millis, 10_000)
+    })
+  )
 
   itNeeds(needs.linux)("of a primary that takes no connection", () =>
     Effect.gen(function* () {
