@@ -29,6 +29,7 @@ import { type Candidate, type Following, InstanceLock, type Observation, ownerOf
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { keepIf } from "./internal/childScope.js"
 import * as Contract from "./internal/contract.js"
+import * as durationText from "./internal/durationText.js"
 import * as known from "./internal/known.js"
 import * as limit from "./internal/limit.js"
 import * as location from "./internal/location.js"
@@ -517,13 +518,14 @@ export const make = <Request, Reply, Failure, Broadcast>(
       ): Effect.Effect<Reply, Failure | TimeoutError | ProtocolError> => {
         if (replyTimeout === undefined) return deliver(request, restore)
         const delivering = Effect.uninterruptibleMask((restore) => deliver(request, restore))
+        const millis = Duration.toMillis(durationText.decode("replyTimeout", replyTimeout))
         const timely = limit.timeoutFail(delivering, {
-          millis: Duration.toMillis(replyTimeout),
+          millis,
           onTimeout: () =>
             new TimeoutError({
               phase: "reply",
               id,
-              millis: Duration.toMillis(replyTimeout),
+              millis,
               pid: session.primary.pid,
               outcome: "Unknown",
               messageId: request.id

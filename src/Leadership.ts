@@ -240,7 +240,7 @@ const acquire = (
       Effect.flatMap((context) => Effect.provide(elect, context)),
       Effect.interruptible
     )
-    const duration = options.timeout ?? (wait === undefined ? config.timeout : Duration.infinity)
+    const duration = wait === undefined || options.timeout !== undefined ? config.timeout : Duration.infinity
     const { lost, proof, record, took } = yield* Effect.timeoutFail(leading, {
       duration,
       onTimeout: () =>

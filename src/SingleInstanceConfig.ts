@@ -144,9 +144,9 @@ export const make = (options?: ConfigOptions): SingleInstanceConfig["Type"] => {
   const { drain, helloTimeout, timeout, ...rest } = { ...defaults, ...given(options) }
   const valid = Schema.validateSync(Options)({
     ...rest,
-    timeout: Duration.decode(timeout),
-    helloTimeout: Duration.decode(helloTimeout),
-    drain: Duration.decode(drain)
+    timeout: durationText.decode("timeout", timeout),
+    helloTimeout: durationText.decode("helloTimeout", helloTimeout),
+    drain: durationText.decode("drain", drain)
   })
   return { ...valid, directory: location.resolve(valid.directory) }
 }

@@ -132,6 +132,14 @@ describe("SingleInstanceConfig", () => {
     deepStrictEqual(make({ id: "app", toString: () => "" } as ConfigOptions), defaults)
   })
 
+  it("names the duration that is none, and what to write", () => {
+    for (const key of ["timeout", "helloTimeout", "drain"] as const) {
+      for (const given of ["5s", "soon", {}, null]) {
+        assert.throws(() => make({ [key]: given }), TypeError, `\`${key}\` is not a duration`)
+      }
+    }
+  })
+
   it("refuses values out of range and names them", () => {
     for (const [key, value] of bad) {
       const given = key.startsWith("max") ? Number(value) : value

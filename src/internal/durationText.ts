@@ -1,6 +1,7 @@
 /**
  * The one reader of durations that people write: for options of the command line and for configuration.
  */
+import { inspect } from "node:util"
 import * as Duration from "effect/Duration"
 import { shortMillis } from "./durations.js"
 
@@ -20,3 +21,10 @@ export const read = (
 
 /** What to write instead. */
 export const expected = `a duration such as "500ms", "5s" or "2 minutes"`
+
+/** A duration that a program gives as an option. Throws a `TypeError` that names the option where it is none. */
+export const decode = (option: string, given: Duration.DurationInput): Duration.Duration => {
+  const decoded = Duration.decodeUnknown(given)
+  if (decoded._tag === "Some") return decoded.value
+  throw new TypeError(`\`${option}\` is not a duration: ${inspect(given)}; use for example "5 seconds" or 5000`)
+}
