@@ -22,6 +22,7 @@ import * as errno from "../internal/errno.js"
 import * as fileSystemType from "../internal/fileSystemType.js"
 import { acquireRelease, addFinalizer } from "../internal/finalizer.js"
 import { whileInUse } from "../internal/inUse.js"
+import * as linkedSocket from "../internal/linkedSocket.js"
 import * as locations from "../internal/location.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { SingleInstanceConfig } from "../SingleInstanceConfig.js"
@@ -182,7 +183,12 @@ const makeDirectory = Effect.fnUntraced(function* (
     write: (name, bytes) => attempt("write", name, () => write(at(name), bytes)),
     link: (from, to) => attempt("link", to, () => fs.linkSync(at(from), at(to))),
     rename: (from, to) => attempt("rename", to, () => fs.renameSync(at(from), at(to))),
-    unlink: (name) => attempt("unlink", name, () => unlink(at(name))),
+    unlink: (name) =>
+      attempt("unlink", name, () => {
+        // Where a socket's own path was too long, its name is a link to it.
+        if (process.platform !== "linux") linkedSocket.removeTarget(at(name))
+        unlink(at(name))
+      }),
     list: attempt("list", directory, () => fs.readdirSync(directory)),
     stat: (name) =>
       attempt("stat", name, () => {

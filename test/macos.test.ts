@@ -1,0 +1,361 @@
+/**
+ * What is particular to macOS, against a stand-in: short addresses of sockets.
+ */
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import * as net from "node:net"
+import * as path from "node:path"
+import { NodeContext } from "@effect/platform-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Exit, Layer, Schema, Scope } from "effect"
+import { SingleInstance, UnixSocket } from "effect-single-instance"
+import { folderName, InstanceId } from "effect-single-instance/InstanceId"
+import { launch } from "effect-single-instance/launch"
+import { type ListenOptions, Protocol } from "effect-single-instance/Protocol"
+import * as linkedSocket from "../src/internal/linkedSocket.js"
+import * as localSocket from "../src/internal/localSocket.js"
+import * as native from "../src/internal/native.js"
+import { SharedRings } from "../src/internal/sharedRings.js"
+import { hook, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
+import { bytes, echo, nonce, receive, serve, temporary } from "./contract/Protocol.js"
+import { pretend } from "./darwin.js"
+
+const isLinux = process.platform === "linux"
+const getconf = "/usr/bin/getconf DARWIN_USER_TEMP_DIR"
+const maxFrameBytes = 1024 * 1024
+
+/** A directory whose name alone is longer than a socket's address may be, and the user's temporary folder. */
+const places = Effect.gen(function* () {
+  const base = yield* temporary
+  const directory = path.join(base, "Library", "d".repeat(100))
+  const place = path.join(base, "T")
+  fs.mkdirSync(directory, { recursive: true, mode: 0o700 })
+  fs.mkdirSync(place, { mode: 0o700 })
+  return { base, directory, place }
+})
+
+const answering = (place: string) => (line: string) => (line === getconf ? { stdout: `${place}/\n` } : undefined)
+
+const setup = (directory: string, layer: Layer.Layer<Protocol> = UnixSocket.layer) =>
+  Effect.gen(function* () {
+    const protocol = Context.get(yield* Layer.build(layer), Protocol)
+    const options = { id: InstanceId.make("com.example.macos"), directory, maxFrameBytes }
+    return {
+      listen: (more: Partial<ListenOptions> = {}) =>
+        protocol.listen({ ...options, nonce: nonce(), maxConnections: 100, ...more }),
+      connect: (address: string) => protocol.connect(address, options)
+    }
+  })
+
+// The native code is that of this system.
+const layerShared = Layer.sync(Protocol, () => {
+  const loaded = native.load("linux")
+  return {
+    name: "shm",
+    ...localSocket.local({
+      name: "shm",
+      letter: "m",
+      over: (directory) => (carrier, role) => new SharedRings(carrier, role, { native: () => loaded, directory })
+    })
+  }
+})
+
+const nameOf = (address: string) => address.slice(address.indexOf(":") + 1)
+const temporaries = () => fs.readdirSync("/tmp").filter((name) => /^esi-[^-]+$/.test(name))
+
+describe.skipIf(!isLinux)("a socket on macOS whose own path is too long", () => {
+  for (const [protocol, layer] of [
+    ["unix", UnixSocket.layer],
+    ["shm", layerShared]
+  ] as const) {
+    it.scopedLive(`is in a folder of its own behind a link, and to connect writes nothing (${protocol})`, () =>
+      Effect.gen(function* () {
+        const { directory, place } = yield* places
+        const { connect, listen } = yield* setup(directory, layer)
+        const darwin = yield* pretend(answering(place))
+        const before = temporaries()
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const listener = yield* listen()
+            yield* serve(listener, echo)
+            const name = nameOf(listener.address)
+            const target = fs.readlinkSync(path.join(directory, name))
+            assert.match(path.relative(place, target), /^esi-[0-9a-f]{16}\/s$/)
+            assert.isTrue(fs.lstatSync(target).isSocket())
+            assert.strictEqual(fs.statSync(path.dirname(target)).mode & 0o777, 0o700)
+            assert.deepStrictEqual(darwin.programs, [getconf])
+
+            darwin.writes.length = 0
+            const connection = yield* connect(listener.address)
+            yield* connection.send(bytes(4))
+            assert.lengthOf(yield* receive(connection, 1), 1)
+            assert.deepStrictEqual(darwin.writes, [])
+            assert.lengthOf(darwin.programs, 1)
+            assert.deepStrictEqual(fs.readdirSync(directory), [name])
+          })
+        )
+        assert.deepStrictEqual(fs.readdirSync(place), [])
+        assert.deepStrictEqual(fs.readdirSync(directory), [])
+        assert.deepStrictEqual(temporaries(), before)
+      })
+    )
+  }
+
+  it.scopedLive("asks nobody for a place where its own path fits", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporary
+      const darwin = yield* pretend()
+      const { connect, listen } = yield* setup(directory)
+      const listener = yield* listen()
+      yield* serve(listener, echo)
+      assert.isTrue(fs.lstatSync(path.join(directory, nameOf(listener.address))).isSocket())
+      yield* connect(listener.address)
+      assert.deepStrictEqual(darwin.programs, [])
+    })
+  )
+
+  it.scopedLive("goes to no place that others may change, or that is too long itself", () =>
+    Effect.gen(function* () {
+      const { base, directory, place } = yield* places
+      const { TMPDIR } = process.env
+      yield* Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          if (TMPDIR === undefined) delete process.env.TMPDIR
+          else process.env.TMPDIR = TMPDIR
+        })
+      )
+      const target = (answer: string, variable: string) =>
+        Effect.gen(function* () {
+          yield* pretend(answering(answer))
+          process.env.TMPDIR = variable
+          const { listen } = yield* setup(directory)
+          return fs.readlinkSync(path.join(directory, nameOf((yield* listen()).address)))
+        }).pipe(Effect.scoped)
+      const open = path.join(base, "open")
+      fs.mkdirSync(open)
+      fs.chmodSync(open, 0o777)
+      assert.include(yield* target(open, place), `${place}/`)
+      assert.include(yield* target("relative", place), `${place}/`)
+      assert.include(yield* target(path.join(base, "missing"), place), `${place}/`)
+      const last = yield* target(directory, open)
+      assert.match(last, /^\/tmp\/esi-[0-9a-f]{16}\/s$/)
+      assert.isFalse(fs.existsSync(path.dirname(last)))
+      assert.isFalse(fs.existsSync(path.join(base, "missing")))
+      assert.deepStrictEqual([fs.readdirSync(open), fs.readdirSync(place)], [[], []])
+    })
+  )
+
+  it.scopedLive("is missed where a cleaner removed it, or the link to it, and comes back", () =>
+    Effect.gen(function* () {
+      const { directory, place } = yield* places
+      yield* pretend(answering(place))
+      const { connect, listen } = yield* setup(directory)
+      const own = nonce()
+      for (const victim of ["the link", "the socket", "its folder"]) {
+        const scope = yield* Scope.make()
+        const listener = yield* Scope.extend(listen({ nonce: own }), scope)
+        assert.isTrue(yield* listener.reachable!, victim)
+        const link = path.join(directory, nameOf(listener.address))
+        const target = fs.readlinkSync(link)
+        if (victim === "the link") fs.unlinkSync(link)
+        else fs.rmSync(victim === "the socket" ? target : path.dirname(target), { recursive: true })
+        assert.isFalse(yield* listener.reachable!, victim)
+        assert.strictEqual((yield* Effect.flip(Effect.scoped(connect(listener.address)))).reason, "Unreachable")
+        yield* Scope.close(scope, Exit.void)
+        assert.isFalse(fs.existsSync(link))
+      }
+      const again = yield* listen({ nonce: own })
+      yield* serve(again, echo)
+      yield* connect(again.address)
+    })
+  )
+
+  it.scopedLive("leaves alone what is in the way, and does not enter a folder that is not ours alone", () =>
+    Effect.gen(function* () {
+      const { directory, place } = yield* places
+      yield* pretend(answering(place))
+      const { connect, listen } = yield* setup(directory)
+      fs.symlinkSync("nowhere", path.join(directory, "s.taken"))
+      assert.strictEqual((yield* Effect.flip(listen({ nonce: "taken" }))).reason, "EndpointOccupied")
+      assert.strictEqual(fs.readlinkSync(path.join(directory, "s.taken")), "nowhere")
+      assert.deepStrictEqual(fs.readdirSync(place), [])
+
+      const folder = path.join(place, "esi-0123456789abcdef")
+      fs.mkdirSync(folder)
+      const server = net.createServer((socket) => socket.on("error", () => {}))
+      yield* Effect.acquireRelease(
+        Effect.async<void>((resume) => void server.listen(path.join(folder, "s"), () => resume(Effect.void))),
+        () => Effect.sync(() => server.close())
+      )
+      fs.symlinkSync(path.join(folder, "s"), path.join(directory, "s.open"))
+      fs.chmodSync(folder, 0o755)
+      const refused = yield* Effect.flip(Effect.scoped(connect("unix:s.open")))
+      assert.strictEqual(refused.reason, "Unavailable")
+      // The canary: it would be reached.
+      fs.chmodSync(folder, 0o700)
+      yield* Effect.scoped(connect("unix:s.open"))
+      if (process.geteuid?.() === 0) {
+        fs.chownSync(folder, 65_534, 65_534)
+        assert.strictEqual((yield* Effect.flip(Effect.scoped(connect("unix:s.open")))).reason, "Unavailable")
+      }
+    })
+  )
+})
+
+describe.skipIf(!isLinux)("what a killed process leaves of such a socket", () => {
+  it.scopedLive("is removed at whatever step it was killed, and nothing else is", () =>
+    Effect.gen(function* () {
+      const { directory, place } = yield* places
+      const link = path.join(directory, "s.1")
+      let round = 0
+      const after = (name: string, prepare: (target: string) => void) => {
+        const target = path.join(place, `esi-${String(++round).padStart(16, "0")}`, name)
+        fs.rmSync(link, { force: true })
+        fs.symlinkSync(target, link)
+        prepare(target)
+        linkedSocket.removeTarget(link)
+        assert.strictEqual(fs.readlinkSync(link), target)
+        return fs.existsSync(path.dirname(target))
+      }
+      const folder = (target: string) => fs.mkdirSync(path.dirname(target), { mode: 0o700 })
+      const bind = (target: string) => {
+        folder(target)
+        // A process that is killed unlinks nothing.
+        const script =
+          "require('net').createServer().listen(process.argv[1], () => process.kill(process.pid, 'SIGKILL'))"
+        spawnSync(process.execPath, ["-e", script, target])
+        assert.isTrue(fs.lstatSync(target).isSocket())
+      }
+      assert.isFalse(after("s", () => {}))
+      assert.isFalse(after("s", folder))
+      assert.isFalse(after("s", bind))
+      assert.isTrue(after("t", bind), "another form")
+      const file = (target: string) => {
+        folder(target)
+        fs.writeFileSync(target, "mine")
+      }
+      assert.isTrue(after("s", file), "no socket")
+      const more = (target: string) => {
+        bind(target)
+        fs.writeFileSync(`${target}.more`, "mine")
+      }
+      assert.isTrue(after("s", more), "more in it")
+      const open = (target: string) => {
+        bind(target)
+        fs.chmodSync(path.dirname(target), 0o755)
+      }
+      assert.isTrue(after("s", open), "a folder that is not ours alone")
+    })
+  )
+})
+
+// -------------------------------------------------------------------------------------
+// launches and processes
+// -------------------------------------------------------------------------------------
+
+class Asked extends SingleInstance.Tag<Asked>()("macos.test", { request: Schema.String, reply: Schema.String }) {}
+const id = "macos.test"
+
+const primaryIn = (directory: string) =>
+  Effect.gen(function* () {
+    const layer = Layer.provide(Asked.layer({ directory }), NodeContext.layer)
+    const instance = Context.get(yield* Layer.build(layer), Asked)
+    const primary = yield* instance.elect("first")
+    assert(primary._tag === "Primary")
+    yield* primary.serve((request) => Effect.succeed(`got ${request}`))
+    return instance
+  })
+
+describe.skipIf(!isLinux)("launch on macOS", () => {
+  it.scopedLive("hands over to a primary in a long directory, writes nothing and starts no program", () =>
+    Effect.gen(function* () {
+      const { directory, place } = yield* places
+      const darwin = yield* pretend(answering(place))
+      yield* primaryIn(directory)
+      darwin.writes.length = 0
+      darwin.programs.length = 0
+      const verdict = yield* Effect.promise(() => launch({ id, directory, request: "quick" }))
+      assert(verdict._tag === "Delivered", JSON.stringify(verdict))
+      assert.strictEqual(verdict.protocol, "unix")
+      assert.deepStrictEqual(verdict.exit, { _tag: "Success", value: "got quick" })
+      // The primary's own upkeep is in this process, too.
+      assert.deepStrictEqual(
+        darwin.writes.filter((write) => /esi-|\/s\./.test(write.replace(place, ""))),
+        []
+      )
+      assert.deepStrictEqual(darwin.programs, [])
+    })
+  )
+
+  it.scopedLive(
+    "is a candidate where an older primary's socket has a path that is too long; the library uses files",
+    () =>
+      Effect.gen(function* () {
+        const { directory, place } = yield* places
+        // Bound as this system can, without a link.
+        const instance = yield* primaryIn(directory)
+        const home = path.join(directory, folderName(id))
+        const [name] = fs.readdirSync(home).filter((name) => name.startsWith("s."))
+        assert.isTrue(fs.lstatSync(path.join(home, name!)).isSocket())
+        const darwin = yield* pretend(answering(place))
+        const verdict = yield* Effect.promise(() => launch({ id, directory, request: "quick" }))
+        assert(verdict._tag === "Candidate", JSON.stringify(verdict))
+        assert.include(verdict.reason, "too long")
+        assert.deepStrictEqual(darwin.writes, [])
+        const { protocol, reply } = yield* instance.send("slow")
+        assert.deepStrictEqual({ protocol, reply }, { protocol: "file", reply: "got slow" })
+      })
+  )
+
+  // The host's name is asked for after the lock was opened, which is that of this system, and before a socket is bound.
+  const pretending = (place: string): StartOptions => ({
+    ...hook(`
+      import os from "node:os"
+      import childProcess from "node:child_process"
+      import { syncBuiltinESMExports } from "node:module"
+      const { hostname } = os
+      os.hostname = () => {
+        Object.defineProperty(process, "platform", { value: "darwin" })
+        return hostname()
+      }
+      childProcess.execFile = (file, args, options, done) => setImmediate(() => done(null, ${JSON.stringify(place)} + "\\n", ""))
+      syncBuiltinESMExports()`)
+  })
+
+  itNeeds(needs.linux)("a killed primary's socket is cleared by the next one, and nothing else is", () =>
+    Effect.gen(function* () {
+      const arena = yield* makeArena
+      const { place } = yield* places
+      const directory = path.join(arena.directory, "d".repeat(100))
+      const options = { ...pretending(place), directory }
+      const before = temporaries()
+      const keep = path.join(place, "esi-fedcba9876543210")
+      fs.mkdirSync(keep)
+      const first = yield* arena.start("launch", options)
+      yield* first.waitFor("begin")
+      const home = path.join(directory, folderName(arena.id))
+      const sockets = () => fs.readdirSync(home).filter((name) => /^[sm]\./.test(name))
+      const left = sockets().map((name) => path.dirname(fs.readlinkSync(path.join(home, name))))
+      assert.isNotEmpty(left)
+      yield* first.kill
+      // The canary: all of it stays behind.
+      assert.sameMembers(
+        fs.readdirSync(place),
+        [keep, ...left].map((name) => path.basename(name))
+      )
+      const second = yield* arena.start("launch", options)
+      yield* second.waitFor("begin")
+      yield* until("the first one's folders are gone", () => left.every((name) => !fs.existsSync(name)))
+      const own = sockets().map((name) => path.dirname(fs.readlinkSync(path.join(home, name))))
+      assert.sameMembers(
+        fs.readdirSync(place),
+        [keep, ...own].map((name) => path.basename(name))
+      )
+      yield* second.signal("SIGTERM")
+      yield* second.ended
+      assert.deepStrictEqual(fs.readdirSync(place), [path.basename(keep)])
+      assert.deepStrictEqual(sockets(), [])
+      assert.deepStrictEqual(temporaries(), before)
+    })
+  )
+})
