@@ -5,6 +5,8 @@
 import childProcess from "node:child_process"
 import fs from "node:fs"
 import { syncBuiltinESMExports } from "node:module"
+import os from "node:os"
+import path from "node:path"
 import { Effect, type Scope } from "effect"
 
 /** What a program prints, or the code with which it cannot be started. */
@@ -82,4 +84,43 @@ export const pretend = (
       ({ restore }) => Effect.sync(restore)
     ),
     ({ programs, writes }) => ({ programs, writes })
+  )
+
+/** A home, and a sandbox in which its usual folders answer EPERM: Node opens none of them but those in the container. */
+export const sandbox = (options: {
+  readonly home: string
+  readonly id: string | undefined
+  readonly denies: boolean
+}): Effect.Effect<void, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => {
+      const { denies, home, id } = options
+      const { APP_SANDBOX_CONTAINER_ID: before } = process.env
+      const { userInfo } = os
+      const { opendirSync } = fs
+      const set = (value: string | undefined) => {
+        if (value === undefined) delete process.env.APP_SANDBOX_CONTAINER_ID
+        else process.env.APP_SANDBOX_CONTAINER_ID = value
+      }
+      set(id)
+      os.userInfo = ((...args: Parameters<typeof userInfo>) => ({
+        ...userInfo(...args),
+        homedir: home
+      })) as typeof userInfo
+      const refuse = (name: unknown) =>
+        denies && String(name).startsWith(home) && !String(name).startsWith(path.join(home, "Library", "Containers"))
+      fs.opendirSync = ((name: string) => {
+        // The kernel looks a name up before it asks the sandbox.
+        if (refuse(name) && fs.existsSync(name)) throw Object.assign(new Error("EPERM: sandbox"), { code: "EPERM" })
+        return opendirSync(name)
+      }) as typeof opendirSync
+      syncBuiltinESMExports()
+      return () => {
+        set(before)
+        os.userInfo = userInfo
+        fs.opendirSync = opendirSync
+        syncBuiltinESMExports()
+      }
+    }),
+    (restore) => Effect.sync(restore)
   )

@@ -1,24 +1,36 @@
 /**
  * What is particular to macOS, against a stand-in: short addresses of sockets.
  */
-import { spawnSync } from "node:child_process"
+import childProcess, { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
+import { syncBuiltinESMExports } from "node:module"
 import * as net from "node:net"
 import * as path from "node:path"
+import { Command, CommandExecutor, Error as PlatformError } from "@effect/platform"
 import { NodeContext } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Layer, Schema, Scope } from "effect"
-import { SingleInstance, UnixSocket } from "effect-single-instance"
+import {
+  FileLock,
+  InstanceLock,
+  NodeLockFiles,
+  PidVerifier,
+  SingleInstance,
+  SingleInstanceConfig,
+  UnixSocket
+} from "effect-single-instance"
 import { folderName, InstanceId } from "effect-single-instance/InstanceId"
 import { launch } from "effect-single-instance/launch"
 import { type ListenOptions, Protocol } from "effect-single-instance/Protocol"
+import * as DarwinPidVerifier from "effect-single-instance/pid/DarwinPidVerifier"
+import { commandOutput, refused } from "../src/internal/commandOutput.js"
 import * as linkedSocket from "../src/internal/linkedSocket.js"
 import * as localSocket from "../src/internal/localSocket.js"
 import * as native from "../src/internal/native.js"
 import { SharedRings } from "../src/internal/sharedRings.js"
 import { hook, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
 import { bytes, echo, nonce, receive, serve, temporary } from "./contract/Protocol.js"
-import { pretend } from "./darwin.js"
+import { pretend, sandbox } from "./darwin.js"
 
 const isLinux = process.platform === "linux"
 const getconf = "/usr/bin/getconf DARWIN_USER_TEMP_DIR"
@@ -356,6 +368,155 @@ describe.skipIf(!isLinux)("launch on macOS", () => {
       assert.deepStrictEqual(fs.readdirSync(place), [path.basename(keep)])
       assert.deepStrictEqual(sockets(), [])
       assert.deepStrictEqual(temporaries(), before)
+    })
+  )
+})
+
+// -------------------------------------------------------------------------------------
+// the App Sandbox
+// -------------------------------------------------------------------------------------
+
+describe.skipIf(!isLinux)("the App Sandbox", () => {
+  const bundle = "com.example.editor"
+  const usual = (home: string) => path.join(home, "Library", "Application Support")
+  const container = (home: string) =>
+    path.join(home, "Library", "Containers", bundle, "Data", "Library", "Application Support")
+
+  it.scopedLive("uses the container's folder only where the usual one is refused to a program that has one", () =>
+    Effect.gen(function* () {
+      const home = yield* temporary
+      fs.mkdirSync(usual(home), { recursive: true })
+      yield* pretend()
+      const place = (id: string | undefined, denies: boolean) =>
+        Effect.as(sandbox({ home, id, denies }), undefined).pipe(
+          Effect.map(() => path.dirname(NodeLockFiles.defaultDirectory())),
+          Effect.scoped
+        )
+      assert.strictEqual(yield* place(bundle, true), container(home))
+      // The variable alone, which an environment may have by chance, does not split one application in two.
+      assert.strictEqual(yield* place(bundle, false), usual(home))
+      assert.strictEqual(yield* place(undefined, true), usual(home))
+      for (const id of ["../../elsewhere", "", "a/b", ".."]) assert.strictEqual(yield* place(id, true), usual(home), id)
+      // That somebody makes our folder meanwhile does not change the decision, nor that the usual one is not there yet.
+      fs.mkdirSync(path.join(usual(home), "effect-single-instance"))
+      assert.strictEqual(yield* place(bundle, true), container(home))
+      fs.rmSync(usual(home), { recursive: true })
+      assert.strictEqual(yield* place(bundle, true), container(home))
+      assert.strictEqual(yield* place(bundle, false), usual(home))
+    })
+  )
+
+  it.scopedLive("a primary and a launch meet there, as the user database tells the real home", () =>
+    Effect.gen(function* () {
+      const home = yield* temporary
+      const { place } = yield* places
+      fs.mkdirSync(usual(home), { recursive: true })
+      yield* pretend(answering(place))
+      yield* sandbox({ home, id: bundle, denies: true })
+      const layer = Layer.provide(Asked.layer(), NodeContext.layer)
+      const primary = yield* Context.get(yield* Layer.build(layer), Asked).elect("first")
+      assert(primary._tag === "Primary")
+      yield* primary.serve((request) => Effect.succeed(`got ${request}`))
+      const verdict = yield* Effect.promise(() => launch({ id, request: "quick" }))
+      assert.strictEqual(verdict._tag, "Delivered", JSON.stringify(verdict))
+      assert.isTrue(fs.existsSync(path.join(container(home), "effect-single-instance", folderName(id), "lock")))
+      assert.deepStrictEqual(fs.readdirSync(usual(home)), [])
+    })
+  )
+
+  for (const wrapped of [false, true]) {
+    it.scopedLive(`tries ps once, and the liveness witness decides (${wrapped ? "wrapped" : "thrown by Node"})`, () =>
+      Effect.gen(function* () {
+        const directory = path.join(yield* temporary, "locks")
+        yield* Effect.addFinalizer(() => Effect.sync(() => refused.clear()))
+        const started: Array<string> = []
+        const executor = CommandExecutor.makeExecutor((command) =>
+          Effect.suspend(() => {
+            if (command._tag !== "StandardCommand") return Effect.dieMessage("a pipe")
+            started.push(command.command)
+            const cause = Object.assign(new Error("spawn EPERM"), { code: "EPERM" })
+            return wrapped
+              ? new PlatformError.SystemError({ reason: "Unknown", module: "Command", method: "spawn", cause })
+              : Effect.die(cause)
+          })
+        )
+        yield* pretend()
+        const contender = Layer.provide(
+          Layer.merge(FileLock.layer, DarwinPidVerifier.layer),
+          Layer.mergeAll(
+            Layer.provide(
+              NodeLockFiles.layer,
+              Layer.merge(DarwinPidVerifier.layer, SingleInstanceConfig.layer({ directory }))
+            ),
+            DarwinPidVerifier.layer
+          )
+        ).pipe(Layer.provide(Layer.succeed(CommandExecutor.CommandExecutor, executor)))
+        const verifier = Context.get(yield* Layer.build(contender), PidVerifier.PidVerifier)
+        const self = yield* verifier.self
+        assert.deepStrictEqual([self.start, self.pid], [null, process.pid])
+        assert.strictEqual((yield* verifier.verify(self, { local: true }))._tag, "Unknown")
+        assert.isFalse(yield* verifier.signal(self, "SIGTERM"))
+        const { kill } = process
+        yield* Effect.acquireUseRelease(
+          Effect.sync(() => {
+            process.kill = () => {
+              throw Object.assign(new Error("kill EPERM"), { code: "EPERM" })
+            }
+          }),
+          () => Effect.map(verifier.verify(self, { local: true }), ({ _tag }) => assert.strictEqual(_tag, "Unknown")),
+          () =>
+            Effect.sync(() => {
+              process.kill = kill
+            })
+        )
+        const lock = Context.get(yield* Layer.build(contender), InstanceLock.InstanceLock)
+        const contend = lock.contend({
+          id: InstanceId.make(id),
+          version: null,
+          listen: () => Effect.succeed([])
+        })
+        for (let round = 0; round < 2; round++) {
+          const leading = yield* Effect.scoped(Effect.map(contend, ({ _tag }) => _tag))
+          assert.strictEqual(leading, "Leading")
+        }
+        assert.deepStrictEqual(
+          started.filter((program) => program === "/bin/ps"),
+          ["/bin/ps"]
+        )
+        assert.lengthOf(started, new Set(started).size)
+      })
+    )
+  }
+
+  it.scopedLive("a program that Node refuses to start is not tried again, on macOS only", () =>
+    Effect.gen(function* () {
+      const { spawn } = childProcess
+      let tries = 0
+      yield* Effect.acquireRelease(
+        Effect.sync(() => {
+          childProcess.spawn = (() => {
+            tries++
+            throw Object.assign(new Error("spawn EPERM"), { code: "EPERM" })
+          }) as unknown as typeof spawn
+          syncBuiltinESMExports()
+        }),
+        () =>
+          Effect.sync(() => {
+            childProcess.spawn = spawn
+            syncBuiltinESMExports()
+            refused.clear()
+          })
+      )
+      const context = yield* Layer.build(NodeContext.layer)
+      const executor = Context.get(context, CommandExecutor.CommandExecutor)
+      const ask = commandOutput(executor, Command.make("/bin/ps"))
+      assert.isNull(yield* ask)
+      assert.isNull(yield* ask)
+      assert.strictEqual(tries, 2)
+      yield* pretend()
+      assert.isNull(yield* ask)
+      assert.isNull(yield* ask)
+      assert.strictEqual(tries, 3)
     })
   )
 })

@@ -31,7 +31,8 @@ import { FileFailure, identity, type LockDirectory, LockFiles, type Probe } from
 
 /**
  * The platform's place for the folders of all instances. From the user database, not from HOME, TMPDIR or XDG_*: those
- * differ between cron, sudo, systemd and a desktop session, and would give each its own primary.
+ * differ between cron, sudo, systemd and a desktop session, and would give each its own primary. A program in the App
+ * Sandbox of macOS that may not open `~/Library/Application Support` has its place in its container.
  *
  * @since 0.1.0
  * @category constants
