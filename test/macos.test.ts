@@ -5,6 +5,7 @@ import childProcess, { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import { syncBuiltinESMExports } from "node:module"
 import * as net from "node:net"
+import * as os from "node:os"
 import * as path from "node:path"
 import { Command, CommandExecutor, Error as PlatformError } from "@effect/platform"
 import { NodeContext } from "@effect/platform-node"
@@ -23,11 +24,13 @@ import { folderName, InstanceId } from "effect-single-instance/InstanceId"
 import { launch } from "effect-single-instance/launch"
 import { type ListenOptions, Protocol } from "effect-single-instance/Protocol"
 import * as DarwinPidVerifier from "effect-single-instance/pid/DarwinPidVerifier"
-import { commandOutput, refused } from "../src/internal/commandOutput.js"
+import * as accessList from "../src/internal/accessList.js"
+import { commandOutput } from "../src/internal/commandOutput.js"
 import * as linkedSocket from "../src/internal/linkedSocket.js"
 import * as localSocket from "../src/internal/localSocket.js"
 import * as native from "../src/internal/native.js"
 import { SharedRings } from "../src/internal/sharedRings.js"
+import { refused } from "../src/internal/systemProgram.js"
 import { hook, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
 import { bytes, echo, nonce, receive, serve, temporary } from "./contract/Protocol.js"
 import { pretend, sandbox } from "./darwin.js"
@@ -517,6 +520,124 @@ describe.skipIf(!isLinux)("the App Sandbox", () => {
       assert.isNull(yield* ask)
       assert.isNull(yield* ask)
       assert.strictEqual(tries, 3)
+    })
+  )
+})
+
+// -------------------------------------------------------------------------------------
+// access control lists
+// -------------------------------------------------------------------------------------
+
+describe("access control lists", () => {
+  it("are read as ls prints them", () => {
+    const names = ["/Users/jo", "/Users/jo/Library", "/Users/jo/Library/Application Support", "/Users", "/var", "/"]
+    const output = `drwxr-xr-x   20 root  wheel   640 Nov 15 09:01 /
+drwxr-xr-x    6 root  admin   192 Nov 20 10:02 /Users
+drwxr-x---+  60 jo    staff  1920 Dec  1 08:00 /Users/jo
+ 0: group:everyone deny delete
+drwx------@ 101 jo    staff  3232 Dec  1 08:00 /Users/jo/Library
+ 0: group:everyone deny delete
+ 1: user:ann lee allow list,search
+ 2: user:_www inherited allow add_file,delete_child,only_inherit
+drwx------+  88 jo    staff  2816 Dec  1 08:00 /Users/jo/Library/Application Support
+ 0: 8A2B6C1E-1111-2222-3333-444455556666 inherited allow add_file
+lrwxr-xr-x@   1 root  wheel    11 Nov 15 09:01 /var -> private/var
+ 0: group:staff allow chown
+`
+    assert.deepStrictEqual(
+      [...accessList.parse(output, names)],
+      [
+        ["/Users/jo/Library", [{ principal: "user:ann lee", rights: ["list", "search"] }]],
+        [
+          "/Users/jo/Library/Application Support",
+          [{ principal: "8A2B6C1E-1111-2222-3333-444455556666", rights: ["add_file"] }]
+        ],
+        ["/var", [{ principal: "group:staff", rights: ["chown"] }]]
+      ]
+    )
+    for (const other of ["", "\n", "ls: /x: No such file or directory\n 0: user:a allow list\n"]) {
+      assert.strictEqual(accessList.parse(other, names).size, 0)
+    }
+  })
+
+  const asked = (line: string) => line.startsWith("/bin/ls -lde ")
+  /** Answers as `ls -lde`, with entries for some of the directories. */
+  const lists = (entries: { readonly [name: string]: ReadonlyArray<string> }) => (line: string) =>
+    asked(line)
+      ? {
+          stdout: line
+            .slice("/bin/ls -lde ".length)
+            .split(" ")
+            .flatMap((name) => [
+              `drwx------+ 3 jo  staff  96 Dec  1 08:00 ${name}`,
+              ...(entries[name] ?? []).map((entry, index) => ` ${index}: ${entry}`)
+            ])
+            .join("\n")
+        }
+      : undefined
+
+  it.scopedLive.skipIf(!isLinux)(
+    "make a directory insecure that others may use, and a parent that they may change",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporary
+        const home = path.join(directory, folderName(id))
+        const elect = (entries: Parameters<typeof lists>[0], trustDirectory = false) =>
+          Effect.gen(function* () {
+            yield* pretend(lists(entries))
+            const layer = Layer.provide(Asked.layer({ directory, trustDirectory }), NodeContext.layer)
+            const instance = Context.get(yield* Layer.build(layer), Asked)
+            return yield* Effect.match(instance.elect("first"), {
+              onFailure: (error) => `${error.reason} ${"path" in error ? error.path : ""}`,
+              onSuccess: ({ _tag }) => _tag
+            })
+          }).pipe(Effect.scoped)
+        const us = os.userInfo().username
+        const insecure = (name: string) => `DirectoryInsecure ${name}`
+        const refused: ReadonlyArray<readonly [string, string]> = [
+          [home, "user:ann allow list,search"],
+          [home, "group:staff inherited allow readattr"],
+          [directory, "group:staff allow list,delete_child"],
+          [directory, "user:ann inherited allow add_subdirectory"],
+          [path.dirname(directory), "user:ann allow writesecurity"]
+        ]
+        for (const [name, entry] of refused) {
+          assert.strictEqual(yield* elect({ [name]: [`user:${us} allow list`, entry] }), insecure(name), entry)
+        }
+        const accepted: ReadonlyArray<readonly [string, string]> = [
+          [home, "group:everyone deny delete"],
+          [home, `user:${us} allow list,add_file`],
+          [home, "user:ann allow list,search,only_inherit,directory_inherit"],
+          [directory, "user:root allow delete_child"],
+          [directory, "user:ann allow list,search,readattr"]
+        ]
+        for (const [name, entry] of accepted) assert.strictEqual(yield* elect({ [name]: [entry] }), "Primary", entry)
+        // The user vouches for the parents, and not for the folder.
+        assert.strictEqual(yield* elect({ [directory]: ["user:ann allow add_file"] }, true), "Primary")
+        assert.strictEqual(yield* elect({ [home]: ["user:ann allow list"] }, true), insecure(home))
+      })
+  )
+
+  it.scopedLive.skipIf(!isLinux)("are looked at once, before a candidature, and by no launch that hands over", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* temporary, "locks")
+      const darwin = yield* pretend(lists({}))
+      const instance = yield* primaryIn(directory)
+      assert.lengthOf(darwin.programs.filter(asked), 1)
+      yield* instance.send("again")
+      const verdict = yield* Effect.promise(() => launch({ id, directory, request: "quick" }))
+      assert.strictEqual(verdict._tag, "Delivered")
+      assert.lengthOf(darwin.programs.filter(asked), 1)
+    })
+  )
+
+  it.scopedLive.skipIf(!isLinux)("are left out where ls may not be run, which is tried once", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* temporary, "locks")
+      const darwin = yield* pretend(() => ({ code: "EPERM" }))
+      yield* Effect.addFinalizer(() => Effect.sync(() => refused.clear()))
+      for (let round = 0; round < 2; round++) yield* Effect.scoped(primaryIn(directory))
+      assert.lengthOf(darwin.programs.filter(asked), 1)
     })
   )
 })

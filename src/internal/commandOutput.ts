@@ -9,17 +9,8 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import type { IdentityUnavailable } from "../PidVerifier.js"
-import * as errno from "./errno.js"
 import { unavailable } from "./processes.js"
-
-/**
- * The programs of macOS that this process may not start, as `ps` in the App Sandbox: no right comes later, and the system
- * logs each attempt. Cleared by tests only.
- *
- * @since 0.1.0
- * @category models
- */
-export const refused = new Set<string>()
+import * as systemProgram from "./systemProgram.js"
 
 /**
  * What the command printed; `null` where there is none, or it failed, was killed or took longer than 5 seconds. Fails where
@@ -32,7 +23,7 @@ export const commandOutput = (
   executor: CommandExecutor.CommandExecutor,
   command: Command.Command
 ): Effect.Effect<string | null, IdentityUnavailable> =>
-  Effect.suspend(() => (refused.has(nameOf(command)) ? Effect.succeed(null) : run(executor, command)))
+  Effect.suspend(() => (systemProgram.refused.has(nameOf(command)) ? Effect.succeed(null) : run(executor, command)))
 
 const run = (
   executor: CommandExecutor.CommandExecutor,
@@ -49,7 +40,7 @@ const run = (
     Effect.map(([stdout, exitCode]) => (exitCode === 0 ? stdout : null)),
     Effect.catchAllCause((cause) => {
       const failure = Cause.squash(cause)
-      if (process.platform === "darwin" && isRefusal(failure)) refused.add(nameOf(command))
+      systemProgram.note(nameOf(command), failure)
       return unavailable(nameOf(command), failure) ?? Effect.succeed(null)
     }),
     // The end of the scope waits for the program to die, which one that hangs in the kernel does not.
@@ -62,8 +53,3 @@ const run = (
 
 const nameOf = (command: Command.Command): string =>
   command._tag === "StandardCommand" ? command.command : nameOf(command.left)
-
-// Node throws what the system answers, which is a defect of the executor; another executor may wrap it.
-const isRefusal = (failure: unknown): boolean =>
-  errno.code(failure) === "EPERM" ||
-  (typeof failure === "object" && failure !== null && "cause" in failure && errno.code(failure.cause) === "EPERM")

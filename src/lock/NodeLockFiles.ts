@@ -16,6 +16,7 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { InstanceId } from "../InstanceId.js"
 import { Witness } from "../InstanceRecord.js"
+import * as accessList from "../internal/accessList.js"
 import * as content from "../internal/content.js"
 import { verify } from "../internal/directory.js"
 import * as errno from "../internal/errno.js"
@@ -73,6 +74,8 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
         catch: (cause) => new LockError({ reason: "DirectoryUnusable", id, detail: (cause as Error).message, cause })
       })
 
+    // The directories whose access control lists were looked at and found in order.
+    const listed = new Set<string>()
     const obtain = Effect.fnUntraced(function* (id: InstanceId, create: boolean) {
       const { trustDirectory } = config
       const wrong = locations.flawOfPlace({ directory: place, trustDirectory })
@@ -86,6 +89,15 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
         Effect.mapError(({ cause, detail, path, reason }) => new LockError({ reason, id, path, detail, cause }))
       )
       if (!exists) return Option.none()
+      // Only before a candidature, because it starts a program.
+      if (create && process.platform === "darwin" && !listed.has(directory)) {
+        const flaw = yield* accessList.verify(directory, { trustParents: trustDirectory })
+        if (flaw !== undefined) {
+          const { detail, path, reason } = flaw
+          return yield* new LockError({ reason, id, path, detail })
+        }
+        listed.add(directory)
+      }
       return Option.some(
         yield* makeDirectory(
           directory,

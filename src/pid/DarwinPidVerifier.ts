@@ -8,7 +8,7 @@ import * as CommandExecutor from "@effect/platform/CommandExecutor"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { ProcessIdentity } from "../InstanceRecord.js"
-import { commandOutput, refused } from "../internal/commandOutput.js"
+import { commandOutput } from "../internal/commandOutput.js"
 import {
   absent,
   isKnown,
@@ -20,6 +20,7 @@ import {
   type Sighting,
   unreadable
 } from "../internal/processes.js"
+import { refused } from "../internal/systemProgram.js"
 import { dead } from "../Liveness.js"
 import { type IdentityUnavailable, PidVerifier } from "../PidVerifier.js"
 
