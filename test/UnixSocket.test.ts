@@ -88,7 +88,7 @@ describe.skipIf(process.platform === "win32")("UnixSocket", () => {
       ] as const) {
         const [frame] = yield* receive(yield* connect(listener.address), 1)
         assert.strictEqual(Buffer.from(frame!).toString(), word)
-        assert.isTrue(fs.lstatSync(file(directory, listener.address)).isSocket())
+        assert.isTrue(fs.statSync(file(directory, listener.address)).isSocket())
       }
       assert.lengthOf(fs.readdirSync(directory), 2)
     })

@@ -7,6 +7,7 @@ import { syncBuiltinESMExports } from "node:module"
 import * as net from "node:net"
 import * as os from "node:os"
 import * as path from "node:path"
+import { promisify } from "node:util"
 import { Command, CommandExecutor, Error as PlatformError } from "@effect/platform"
 import { NodeContext } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
@@ -24,6 +25,7 @@ import { folderName, InstanceId } from "effect-single-instance/InstanceId"
 import { launch } from "effect-single-instance/launch"
 import { type ListenOptions, Protocol } from "effect-single-instance/Protocol"
 import * as DarwinPidVerifier from "effect-single-instance/pid/DarwinPidVerifier"
+import { bundleBin } from "../scripts/bundle.mjs"
 import * as accessList from "../src/internal/accessList.js"
 import { commandOutput } from "../src/internal/commandOutput.js"
 import * as linkedSocket from "../src/internal/linkedSocket.js"
@@ -320,6 +322,33 @@ describe.skipIf(!isLinux)("launch on macOS", () => {
         const { protocol, reply } = yield* instance.send("slow")
         assert.deepStrictEqual({ protocol, reply }, { protocol: "file", reply: "got slow" })
       })
+  )
+
+  itNeeds(needs.linux)("so the command line hands over to an older primary by files @large", () =>
+    Effect.gen(function* () {
+      const { base, directory } = yield* places
+      const layer = Layer.provide(SingleInstance.SingleInstance.layer({ id, directory }), NodeContext.layer)
+      const instance = Context.get(yield* Layer.build(layer), SingleInstance.SingleInstance)
+      const primary = yield* instance.elect({ argv: [], cwd: "/", env: {} })
+      assert(primary._tag === "Primary")
+      yield* primary.serve(() => Effect.succeed(0))
+      const { file } = yield* Effect.promise(() => bundleBin(path.join(base, "bin")))
+      // Sockets cannot be reached through /proc, as on macOS; the lock can, which is that of this system.
+      const { env } = hook(`
+        import fs from "node:fs"
+        import { syncBuiltinESMExports } from "node:module"
+        const { existsSync } = fs
+        fs.existsSync = (name) => !/^.proc.self.fd.\\d+$/.test(name) && existsSync(name)
+        syncBuiltinESMExports()`)
+      const send = (env: NodeJS.ProcessEnv | undefined) =>
+        Effect.promise(() => {
+          const words = [file, "send", id, "--json", "--dir", directory, "--", "a.txt"]
+          return promisify(childProcess.execFile)(process.execPath, words, { env: env ?? process.env })
+        }).pipe(Effect.map(({ stdout }) => JSON.parse(stdout).protocol))
+      assert.strictEqual(yield* send(env), "file")
+      // The canary: without that it uses the socket.
+      assert.strictEqual(yield* send(process.env), "unix")
+    })
   )
 
   // The host's name is asked for after the lock was opened, which is that of this system, and before a socket is bound.
