@@ -8,6 +8,7 @@ import { syncBuiltinESMExports } from "node:module"
 import os from "node:os"
 import path from "node:path"
 import { Effect, type Scope } from "effect"
+import * as systemProgram from "../src/internal/systemProgram.js"
 
 /** What a program prints, or the code with which it cannot be started. */
 export type Answer = { readonly stdout: string } | { readonly code: string } | undefined
@@ -73,7 +74,13 @@ export const pretend = (
           })
         }
         syncBuiltinESMExports()
+        const forget = () => {
+          systemProgram.refused.clear()
+          delete systemProgram.known.temporaryFolder
+        }
+        forget()
         const restore = () => {
+          forget()
           Object.defineProperty(process, "platform", platform)
           childProcess.execFile = execFile
           for (const [name, original] of originals) Object.assign(fs, { [name]: original })

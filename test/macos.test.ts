@@ -32,7 +32,6 @@ import * as linkedSocket from "../src/internal/linkedSocket.js"
 import * as localSocket from "../src/internal/localSocket.js"
 import * as native from "../src/internal/native.js"
 import { SharedRings } from "../src/internal/sharedRings.js"
-import { refused } from "../src/internal/systemProgram.js"
 import { hook, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
 import { bytes, echo, nonce, receive, serve, temporary } from "./contract/Protocol.js"
 import { pretend, sandbox } from "./darwin.js"
@@ -460,7 +459,6 @@ describe.skipIf(!isLinux)("the App Sandbox", () => {
     it.scopedLive(`tries ps once, and the liveness witness decides (${wrapped ? "wrapped" : "thrown by Node"})`, () =>
       Effect.gen(function* () {
         const directory = path.join(yield* temporary, "locks")
-        yield* Effect.addFinalizer(() => Effect.sync(() => refused.clear()))
         const started: Array<string> = []
         const executor = CommandExecutor.makeExecutor((command) =>
           Effect.suspend(() => {
@@ -536,7 +534,6 @@ describe.skipIf(!isLinux)("the App Sandbox", () => {
           Effect.sync(() => {
             childProcess.spawn = spawn
             syncBuiltinESMExports()
-            refused.clear()
           })
       )
       const context = yield* Layer.build(NodeContext.layer)
@@ -664,7 +661,6 @@ lrwxr-xr-x@   1 root  wheel    11 Nov 15 09:01 /var -> private/var
     Effect.gen(function* () {
       const directory = path.join(yield* temporary, "locks")
       const darwin = yield* pretend(() => ({ code: "EPERM" }))
-      yield* Effect.addFinalizer(() => Effect.sync(() => refused.clear()))
       for (let round = 0; round < 2; round++) yield* Effect.scoped(primaryIn(directory))
       assert.lengthOf(darwin.programs.filter(asked), 1)
     })

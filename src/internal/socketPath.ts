@@ -74,8 +74,8 @@ const choosePlace = (platform: NodeJS.Platform): Effect.Effect<string | undefine
       )
     }
     // Of the user database, so that it outlives a TMPDIR that a shell or a job has to itself.
-    const own = yield* systemProgram.ask("/usr/bin/getconf", "DARWIN_USER_TEMP_DIR")
-    return [own?.trim() ?? "", process.env.TMPDIR ?? "", "/tmp"].find(isUsable)
+    const own = yield* systemProgram.temporaryFolder
+    return [own ?? "", process.env.TMPDIR ?? "", "/tmp"].find(isUsable)
   })
 
 const link = (name: string, place: string): Path =>

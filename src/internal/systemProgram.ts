@@ -38,3 +38,17 @@ export const ask = (file: string, ...args: ReadonlyArray<string>): Effect.Effect
       }
     })
   })
+
+/** The user's temporary folder, as `getconf` told it: it stays the same, and a start asks several times. Cleared by tests. */
+export const known: { temporaryFolder?: string } = {}
+
+/** The user's temporary folder by the user database; `undefined` where the system has no such thing. */
+export const temporaryFolder: Effect.Effect<string | undefined> = Effect.suspend(() =>
+  known.temporaryFolder !== undefined
+    ? Effect.succeed(known.temporaryFolder)
+    : Effect.map(ask("/usr/bin/getconf", "DARWIN_USER_TEMP_DIR"), (output) => {
+        const told = output?.trim()
+        if (told) known.temporaryFolder = told
+        return told
+      })
+)
