@@ -86,7 +86,7 @@ describe.skipIf(!isLinux)("a socket on macOS whose own path is too long", () => 
   ] as const) {
     it.scopedLive(`is in a folder of its own behind a link, and to connect writes nothing (${protocol})`, () =>
       Effect.gen(function* () {
-        const { directory, place } = yield* places
+        const { base, directory, place } = yield* places
         const { connect, listen } = yield* setup(directory, layer)
         const darwin = yield* pretend(answering(place))
         const before = temporaries()
@@ -108,6 +108,13 @@ describe.skipIf(!isLinux)("a socket on macOS whose own path is too long", () => 
             assert.deepStrictEqual(darwin.writes, [])
             assert.lengthOf(darwin.programs, 1)
             assert.deepStrictEqual(fs.readdirSync(directory), [name])
+
+            // As versions before this one connect: through a link to the directory.
+            fs.symlinkSync(directory, path.join(base, "d"))
+            yield* Effect.async<void>((resume) => {
+              const socket = net.connect(path.join(base, "d", name), () => resume(Effect.void))
+              socket.on("error", (cause) => resume(Effect.die(cause))).on("connect", () => socket.destroy())
+            })
           })
         )
         assert.deepStrictEqual(fs.readdirSync(place), [])
