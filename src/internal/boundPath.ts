@@ -5,6 +5,7 @@
 import * as fs from "node:fs"
 import * as path from "node:path"
 import * as errno from "./errno.js"
+import * as linkedSocket from "./linkedSocket.js"
 
 /** A path that means its file until it is closed. */
 export interface BoundPath {
@@ -12,52 +13,46 @@ export interface BoundPath {
   readonly close: () => void
 }
 
+/** Whether a path is short enough for an address. */
+export const fits = (name: string, platform: NodeJS.Platform): boolean =>
+  Buffer.byteLength(name) <= (platform === "linux" ? 107 : 103)
+
+/** The error about a name that does not fit. */
+export const tooLong = (name: string): NodeJS.ErrnoException =>
+  errno.make("ENAMETOOLONG", `the path of a socket is too long: ${name}`)
+
 /**
- * A path of `name` in `directory` to bind or connect a socket with.
+ * A path of the socket `name` in `directory` to connect with; on Linux one to bind with, too. Creates nothing.
  *
  * On Linux the path leads through a descriptor of the directory, which must not be a symbolic link, and fits however
- * long the directory's name is. Elsewhere, where the plain path is too long, it leads through a link in a temporary
- * directory that only we can enter, so that the socket is in its directory there, too.
+ * long the directory's name is. Elsewhere it is the plain path, or that to which a link of `linkedSocket` leads.
  *
- * Throws what open(2) or symlink(2) say, and `ENAMETOOLONG` where `name` itself is too long.
+ * Throws what open(2) says, `ENAMETOOLONG` where the path is too long, `EACCES` where the folder to which a link leads is not
+ * ours alone, and perhaps `ENOENT` where there is no such socket.
  */
 export const open = (directory: string, name: string, platform: NodeJS.Platform = process.platform): BoundPath => {
-  const fits = (candidate: string) => Buffer.byteLength(candidate) <= (platform === "linux" ? 107 : 103)
-  if (platform === "linux") {
-    const { close, path: through } = within(descriptor(directory), name)
-    // Without /proc, such as in a chroot, the other ways are left.
-    if (fits(through) && fs.existsSync(path.dirname(through))) return { path: through, close }
-    close()
-  }
   const plain = path.join(directory, name)
-  if (fits(plain)) return { path: plain, close: () => {} }
-  const linked = within(link(directory), name)
-  if (fits(linked.path)) return linked
-  linked.close()
-  throw errno.make("ENAMETOOLONG", `the name of a socket is too long: ${name}`)
+  if (platform === "linux") {
+    const through = descriptor(directory, name)
+    // Without /proc, such as in a chroot, the plain path is left.
+    if (fits(through.path, platform) && fs.existsSync(path.dirname(through.path))) return through
+    through.close()
+    if (!fits(plain, platform)) throw tooLong(plain)
+    return { path: plain, close: () => {} }
+  }
+  const linked = linkedSocket.read(plain)
+  if (linked !== undefined) linkedSocket.verify(linked)
+  const target = linked ?? plain
+  if (!fits(target, platform)) {
+    // Nobody listens there if there is not even a file.
+    fs.lstatSync(target)
+    throw tooLong(target)
+  }
+  return { path: target, close: () => {} }
 }
 
-const within = ({ close, path: directory }: BoundPath, name: string): BoundPath => ({
-  path: path.join(directory, name),
-  close
-})
-
-const descriptor = (directory: string): BoundPath => {
+const descriptor = (directory: string, name: string): BoundPath => {
   const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = fs.constants
   const fd = fs.openSync(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
-  return { path: `/proc/self/fd/${fd}`, close: () => fs.closeSync(fd) }
-}
-
-// Not below TMPDIR, which may be long itself.
-const link = (directory: string): BoundPath => {
-  const temporary = fs.mkdtempSync("/tmp/esi-")
-  const close = () => fs.rmSync(temporary, { recursive: true, force: true })
-  try {
-    const target = path.join(temporary, "d")
-    fs.symlinkSync(path.resolve(directory), target)
-    return { path: target, close }
-  } catch (cause) {
-    close()
-    throw cause
-  }
+  return { path: `/proc/self/fd/${fd}/${name}`, close: () => fs.closeSync(fd) }
 }

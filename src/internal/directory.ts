@@ -198,7 +198,8 @@ const flawOfParent = (stat: fs.Stats, euid: number): string | undefined => {
     : `${mode}: group ${stat.gid} may write to it, and it is not the private group of user ${euid}`
 }
 
-const ancestors = (name: string): Array<string> => {
+/** A path and all directories above it. */
+export const ancestors = (name: string): Array<string> => {
   const parent = path.dirname(name)
   return parent === name ? [name] : [...ancestors(parent), name]
 }

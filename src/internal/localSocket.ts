@@ -2,14 +2,16 @@
  * Sockets between the processes of one machine: in the instance's directory, or among the named pipes of Windows.
  */
 import { randomBytes } from "node:crypto"
+import * as fs from "node:fs"
 import * as path from "node:path"
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
 import type { Protocol } from "../Protocol.js"
 import { ProtocolError } from "../SingleInstanceError.js"
 import * as addresses from "./addresses.js"
+import * as errno from "./errno.js"
 import * as nodeSocket from "./nodeSocket.js"
-import { shortPath } from "./socketPath.js"
+import * as socketPath from "./socketPath.js"
 
 /** What tells one protocol over such sockets from another. */
 export interface Kind {
@@ -32,9 +34,13 @@ export const unix = ({ letter, name: protocol, over }: Kind): Transport => {
       if (directory === null) return Effect.fail(error("Unavailable", "this lock has no directory to listen in"))
       const options = { protocol, maxFrameBytes, maxConnections, over: over?.(directory) }
       const name = `${letter}.${nonce}`
-      return shortPath(directory, name).pipe(
+      return socketPath.toListen(directory, name).pipe(
         Effect.mapError((cause) => nodeSocket.listenError(options, cause)),
-        Effect.flatMap((bound) => nodeSocket.listen({ path: bound }, options, () => `${protocol}:${name}`))
+        Effect.flatMap((bound) => nodeSocket.listen({ path: bound }, options, () => `${protocol}:${name}`)),
+        // Where a link stands for the socket, either of them may be removed.
+        Effect.map((listener) =>
+          process.platform === "linux" ? listener : { ...listener, reachable: exists(path.join(directory, name)) }
+        )
       )
     },
     connect: (address, { directory, maxFrameBytes }) => {
@@ -42,7 +48,7 @@ export const unix = ({ letter, name: protocol, over }: Kind): Transport => {
       if (file === undefined) return Effect.fail(error("Unreachable", `it cannot be reached under ${address}`))
       const options = { protocol, maxFrameBytes, over: over?.(path.dirname(file)) }
       return Effect.flatMap(Effect.scope, (scope) =>
-        shortPath(path.dirname(file), path.basename(file)).pipe(
+        socketPath.toConnect(path.dirname(file), path.basename(file)).pipe(
           Effect.mapError((cause) => nodeSocket.connectError(options, cause)),
           Effect.flatMap((bound) => Scope.extend(nodeSocket.connect({ path: bound }, options), scope)),
           // The path has served when the socket is connected.
@@ -52,6 +58,11 @@ export const unix = ({ letter, name: protocol, over }: Kind): Transport => {
     }
   }
 }
+
+const exists = (name: string): Effect.Effect<boolean> =>
+  Effect.async((resume) => {
+    fs.stat(name, (cause) => resume(Effect.succeed(!errno.isMissing(cause))))
+  })
 
 /** Pipes with random names, under the address `<name>://./pipe/esi-<32 hex digits>`. */
 export const pipe = ({ name: protocol, over }: Kind): Transport => ({

@@ -4,6 +4,7 @@
 import { createHash } from "node:crypto"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import * as appSandbox from "./appSandbox.js"
 import * as users from "./users.js"
 
 /** The largest length of an id, in UTF-16 code units. */
@@ -57,7 +58,7 @@ export const defaultDirectory = (): string => {
     case "win32":
       return path.join(home, "AppData", "Local", "effect-single-instance")
     case "darwin":
-      return path.join(home, "Library", "Application Support", "effect-single-instance")
+      return path.join(appSandbox.applicationSupport(home), "effect-single-instance")
     default:
       return path.join(home, ".local", "state", "effect-single-instance")
   }

@@ -16,12 +16,14 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { InstanceId } from "../InstanceId.js"
 import { Witness } from "../InstanceRecord.js"
+import * as accessList from "../internal/accessList.js"
 import * as content from "../internal/content.js"
 import { verify } from "../internal/directory.js"
 import * as errno from "../internal/errno.js"
 import * as fileSystemType from "../internal/fileSystemType.js"
 import { acquireRelease, addFinalizer } from "../internal/finalizer.js"
 import { whileInUse } from "../internal/inUse.js"
+import * as linkedSocket from "../internal/linkedSocket.js"
 import * as locations from "../internal/location.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { SingleInstanceConfig } from "../SingleInstanceConfig.js"
@@ -30,7 +32,8 @@ import { FileFailure, identity, type LockDirectory, LockFiles, type Probe } from
 
 /**
  * The platform's place for the folders of all instances. From the user database, not from HOME, TMPDIR or XDG_*: those
- * differ between cron, sudo, systemd and a desktop session, and would give each its own primary.
+ * differ between cron, sudo, systemd and a desktop session, and would give each its own primary. A program in the App
+ * Sandbox of macOS that may not open `~/Library/Application Support` has its place in its container.
  *
  * @since 0.1.0
  * @category constants
@@ -71,6 +74,8 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
         catch: (cause) => new LockError({ reason: "DirectoryUnusable", id, detail: (cause as Error).message, cause })
       })
 
+    // The directories whose access control lists were looked at and found in order.
+    const listed = new Set<string>()
     const obtain = Effect.fnUntraced(function* (id: InstanceId, create: boolean) {
       const { trustDirectory } = config
       const wrong = locations.flawOfPlace({ directory: place, trustDirectory })
@@ -84,6 +89,15 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
         Effect.mapError(({ cause, detail, path, reason }) => new LockError({ reason, id, path, detail, cause }))
       )
       if (!exists) return Option.none()
+      // Only before a candidature, because it starts a program.
+      if (create && process.platform === "darwin" && !listed.has(directory)) {
+        const flaw = yield* accessList.verify(directory, { trustParents: trustDirectory })
+        if (flaw !== undefined) {
+          const { detail, path, reason } = flaw
+          return yield* new LockError({ reason, id, path, detail })
+        }
+        listed.add(directory)
+      }
       return Option.some(
         yield* makeDirectory(
           directory,
@@ -182,7 +196,12 @@ const makeDirectory = Effect.fnUntraced(function* (
     write: (name, bytes) => attempt("write", name, () => write(at(name), bytes)),
     link: (from, to) => attempt("link", to, () => fs.linkSync(at(from), at(to))),
     rename: (from, to) => attempt("rename", to, () => fs.renameSync(at(from), at(to))),
-    unlink: (name) => attempt("unlink", name, () => unlink(at(name))),
+    unlink: (name) =>
+      attempt("unlink", name, () => {
+        // Where a socket's own path was too long, its name is a link to it.
+        if (process.platform !== "linux") linkedSocket.removeTarget(at(name))
+        unlink(at(name))
+      }),
     list: attempt("list", directory, () => fs.readdirSync(directory)),
     stat: (name) =>
       attempt("stat", name, () => {

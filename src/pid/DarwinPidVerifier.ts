@@ -20,6 +20,7 @@ import {
   type Sighting,
   unreadable
 } from "../internal/processes.js"
+import { refused } from "../internal/systemProgram.js"
 import { dead } from "../Liveness.js"
 import { type IdentityUnavailable, PidVerifier } from "../PidVerifier.js"
 
@@ -61,9 +62,14 @@ export const parseRow = (output: string): Row | null => {
 export const parsePlatformUuid = (output: string): string | null =>
   /"IOPlatformUUID"\s*=\s*"([0-9A-Fa-f-]{36})"/.exec(output)?.[1] ?? null
 
+// Absolute paths: a start from the desktop or from cron need not have /usr/sbin in its PATH.
+const psFile = "/bin/ps"
+
 /**
  * Asks `ps`, `sysctl` (`kern.bootsessionuuid`) and `ioreg`, each when its answer is first needed and for at most 5
  * seconds. Starts have a resolution of a second. There are no namespaces: the word `darwin` stands for the only one.
+ * A program that may not be started (EPERM), as `ps` in the App Sandbox, is tried once in a process; what it would tell is
+ * unknown.
  *
  * @since 0.1.0
  * @category constructors
@@ -72,11 +78,10 @@ export const make: Effect.Effect<PidVerifier["Type"], never, CommandExecutor.Com
   function* () {
     const executor = yield* CommandExecutor.CommandExecutor
 
-    // Absolute paths: a start from the desktop or from cron need not have /usr/sbin in its PATH.
     const ps = (pid: number) =>
       commandOutput(
         executor,
-        Command.make("/bin/ps", "-o", "stat=", "-o", "lstart=", "-p", String(pid)).pipe(
+        Command.make(psFile, "-o", "stat=", "-o", "lstart=", "-p", String(pid)).pipe(
           Command.env({ LC_ALL: "C", TZ: "UTC" })
         )
       )
@@ -116,7 +121,9 @@ export const make: Effect.Effect<PidVerifier["Type"], never, CommandExecutor.Com
       const row = parseRow(output ?? "")
       if (row === null) {
         const seen = presence(pid)
-        return seen === "none" ? absent(pid) : unreadable(pid, seen, `ps tells nothing about the process ${pid}`)
+        if (seen === "none") return absent(pid)
+        // The sandbox that refuses ps also answers EPERM to signals, whoever's the process is.
+        return unreadable(pid, refused.has(psFile) ? "unsure" : seen, `ps tells nothing about the process ${pid}`)
       }
       if (row.zombie) return dead("D1", `the process with the pid ${pid} is a zombie`)
       return { _tag: "Process", start: row.start, timeNamespace: "darwin" }

@@ -10,12 +10,16 @@ import { Protocol } from "../Protocol.js"
 /**
  * The protocol `unix`. It listens on `s.<nonce>` in the instance's directory, which keeps other users out, under the
  * address `unix:s.<nonce>`. It connects to such an address and to an absolute one, `unix:///path/x.sock`, in which what a
- * URI cannot hold is percent-encoded. How long the directory's name is does not matter.
+ * URI cannot hold is percent-encoded.
+ *
+ * How long the directory's name is does not matter. On macOS, where the socket's own path would be longer than 103 bytes,
+ * `s.<nonce>` is a symbolic link to a socket in a new folder in the user's temporary folder (`getconf
+ * DARWIN_USER_TEMP_DIR`, or else TMPDIR or /tmp), which only the user can enter. Connecting creates nothing there.
  *
  * - `listen` fails with `Unavailable` on Windows, without a directory and where the directory cannot hold sockets; with
  *   `EndpointOccupied` where there is a file of that name.
  * - `connect` fails with `Unreachable` where nobody listens, with `Busy` where the listener's backlog stays full for half
- *   a second, with `Unavailable` where this process may not connect.
+ *   a second, with `Unavailable` where this process may not connect, or on macOS the path of an address is too long.
  *
  * @example
  * ```ts
