@@ -34,7 +34,7 @@ import * as native from "../src/internal/native.js"
 import { SharedRings } from "../src/internal/sharedRings.js"
 import { hook, itNeeds, makeArena, needs, type StartOptions, until } from "./contenders.js"
 import { bytes, echo, nonce, receive, serve, temporary } from "./contract/Protocol.js"
-import { pretend, sandbox } from "./darwin.js"
+import { pretend, sandbox } from "./standIn.js"
 
 const isLinux = process.platform === "linux"
 const getconf = "/usr/bin/getconf DARWIN_USER_TEMP_DIR"

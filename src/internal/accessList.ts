@@ -1,11 +1,10 @@
 /**
  * The access control lists of macOS, which give rights beside the mode bits. Node cannot read them, so `ls` is asked.
  */
-import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import * as Effect from "effect/Effect"
-import { ancestors, type Flaw } from "./directory.js"
+import { ancestors, type Flaw, wayTo } from "./directory.js"
 import * as systemProgram from "./systemProgram.js"
 
 /** What an entry allows to whom: `user:alice`, `group:staff`. */
@@ -52,7 +51,12 @@ export const verify = (
 ): Effect.Effect<Flaw | undefined> =>
   Effect.gen(function* () {
     const own = path.resolve(directory)
-    const names = trustParents ? [own] : wayTo(own)
+    const names = trustParents
+      ? [own]
+      : yield* Effect.orElseSucceed(
+          Effect.try(() => wayTo(own)),
+          () => ancestors(own)
+        )
     const lists = parse((yield* systemProgram.ask("/bin/ls", "-lde", ...names)) ?? "", names)
     const trusted = new Set(["user:root", ...ourName()])
     for (const [name, entries] of lists) {
@@ -71,15 +75,6 @@ export const verify = (
     }
     return undefined
   })
-
-// With its links, and what they lead to.
-const wayTo = (name: string): ReadonlyArray<string> => {
-  try {
-    return [...new Set([...ancestors(name), ...ancestors(fs.realpathSync.native(name))])]
-  } catch {
-    return ancestors(name)
-  }
-}
 
 const ourName = (): ReadonlyArray<string> => {
   try {

@@ -163,10 +163,7 @@ const isOwner = (directory: string): boolean => {
 }
 
 const verifyParents = (directory: string, euid: number): Flaw | undefined => {
-  const resolved = path.resolve(directory)
-  const real = fs.realpathSync.native(resolved)
-  // Neither the way with its links nor what it leads to may be another user's to change.
-  for (const name of new Set([...ancestors(resolved), ...ancestors(real)])) {
+  for (const name of wayTo(directory)) {
     const stat = fs.lstatSync(name)
     const flaw = stat.isSymbolicLink()
       ? isOursOrRoots(stat, euid)
@@ -196,6 +193,12 @@ const flawOfParent = (stat: fs.Stats, euid: number): string | undefined => {
   return users.isPrivateGroup(stat.gid, euid)
     ? undefined
     : `${mode}: group ${stat.gid} may write to it, and it is not the private group of user ${euid}`
+}
+
+/** All that must not be another user's to change: a path with its links, and what it leads to. */
+export const wayTo = (directory: string): ReadonlyArray<string> => {
+  const resolved = path.resolve(directory)
+  return [...new Set([...ancestors(resolved), ...ancestors(fs.realpathSync.native(resolved))])]
 }
 
 /** A path and all directories above it. */

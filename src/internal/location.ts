@@ -50,10 +50,15 @@ export const folderName = (id: string): string => {
   return slug === "" ? digest : `${slug}-${digest}`
 }
 
-/** The platform's place for the folders of all instances. Throws where the user database cannot be read. */
+/** The platform's place for the folders of all instances. Throws where the user database cannot be read, and on Windows where the user has no profile. */
 export const defaultDirectory = (): string => {
   const home = users.home()
-  if (home === undefined) return `/tmp/effect-single-instance-${process.geteuid?.() ?? 0}`
+  if (home === undefined) {
+    if (process.platform !== "win32") return `/tmp/effect-single-instance-${process.geteuid?.() ?? 0}`
+    throw new Error(
+      "this user has no profile folder, as in an application pool without a loaded profile; give a `directory`"
+    )
+  }
   switch (process.platform) {
     case "win32":
       return path.join(home, "AppData", "Local", "effect-single-instance")

@@ -1,5 +1,5 @@
 /**
- * Programs of macOS, where no executor of the caller's is at hand, and those of them that this process may not start.
+ * Programs of the system, where no executor of the caller's is at hand, and those of them that this process may not start.
  */
 import * as Effect from "effect/Effect"
 import * as errno from "./errno.js"
@@ -31,7 +31,7 @@ export const ask = (file: string, ...args: ReadonlyArray<string>): Effect.Effect
         resolve(cause === null ? output : undefined)
       }
       try {
-        const options = { encoding: "utf8", env: { LC_ALL: "C" }, timeout: 5_000, killSignal: "SIGKILL" } as const
+        const options = { encoding: "utf8", env: environment(), timeout: 5_000, killSignal: "SIGKILL" } as const
         execFile(file, args, options, settle)
       } catch (cause) {
         settle(cause)
@@ -52,3 +52,5 @@ export const temporaryFolder: Effect.Effect<string | undefined> = Effect.suspend
         return told
       })
 )
+
+const environment = (): NodeJS.ProcessEnv => (process.platform === "win32" ? process.env : { LC_ALL: "C" })

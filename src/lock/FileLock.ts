@@ -393,7 +393,7 @@ const isFileFailure = (u: unknown): u is FileFailure => Predicate.isTagged(u, "F
 const toLockError = (id: InstanceId, where: LockDirectory | string, failure: FileFailure): LockError => {
   const path = typeof where === "string" ? where : where.path
   const reasonOf = (): LockError["reason"] => {
-    if (failure.operation !== "link" && failure.operation !== "listen") return "DirectoryUnusable"
+    if (!["link", "listen", "lock"].includes(failure.operation)) return "DirectoryUnusable"
     if (["EAFNOSUPPORT", "ENOPROC"].includes(failure.code)) return "SystemUnsupported"
     const isUnsupported = ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK"].includes(failure.code)
     return isUnsupported ? "FilesystemUnsupported" : "DirectoryUnusable"

@@ -18,13 +18,16 @@ import type { InstanceId } from "../InstanceId.js"
 import { Witness } from "../InstanceRecord.js"
 import * as accessList from "../internal/accessList.js"
 import * as content from "../internal/content.js"
-import { verify } from "../internal/directory.js"
+import { type Flaw, verify } from "../internal/directory.js"
 import * as errno from "../internal/errno.js"
+import * as fileIdentity from "../internal/fileIdentity.js"
 import * as fileSystemType from "../internal/fileSystemType.js"
 import { acquireRelease, addFinalizer } from "../internal/finalizer.js"
 import { whileInUse } from "../internal/inUse.js"
+import * as kernelLock from "../internal/kernelLock.js"
 import * as linkedSocket from "../internal/linkedSocket.js"
 import * as locations from "../internal/location.js"
+import * as windowsAccess from "../internal/windowsAccess.js"
 import { PidVerifier } from "../PidVerifier.js"
 import { SingleInstanceConfig } from "../SingleInstanceConfig.js"
 import { LockError } from "../SingleInstanceError.js"
@@ -41,8 +44,6 @@ import { FileFailure, identity, type LockDirectory, LockFiles, type Probe } from
 export const defaultDirectory: () => string = locations.defaultDirectory
 
 const isLinux = process.platform === "linux"
-// macOS: O_EXLOCK | O_NONBLOCK. Windows: UV_FS_O_EXLOCK, no sharing.
-const exclusiveLock = process.platform === "darwin" ? 0x20 | 0x4 : 0x10000000
 const noFollow = fs.constants.O_NOFOLLOW ?? 0
 const probeMillis = 1_000
 
@@ -90,8 +91,8 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
       )
       if (!exists) return Option.none()
       // Only before a candidature, because it starts a program.
-      if (create && process.platform === "darwin" && !listed.has(directory)) {
-        const flaw = yield* accessList.verify(directory, { trustParents: trustDirectory })
+      if (create && !listed.has(directory)) {
+        const flaw = yield* accessFlaw(directory, trustDirectory)
         if (flaw !== undefined) {
           const { detail, path, reason } = flaw
           return yield* new LockError({ reason, id, path, detail })
@@ -132,6 +133,18 @@ export const layer: Layer.Layer<LockFiles, never, SingleInstanceConfig | PidVeri
   })
 ).pipe(Layer.fresh)
 
+// What access control lists give beside mode bits.
+const accessFlaw = (directory: string, trustDirectory: boolean): Effect.Effect<Flaw | undefined> => {
+  switch (process.platform) {
+    case "darwin":
+      return accessList.verify(directory, { trustParents: trustDirectory })
+    case "win32":
+      return trustDirectory ? Effect.succeed(undefined) : windowsAccess.verify(directory)
+    default:
+      return Effect.succeed(undefined)
+  }
+}
+
 // Grows only by ends that could not be written down.
 const endedHere = (): Set<string> => {
   const shared = globalThis as { [ended]?: Set<string> }
@@ -154,7 +167,7 @@ const makeDirectory = Effect.fnUntraced(function* (
   const type = yield* attempt("statfs", directory, () => fs.statfsSync(directory).type)
   // A host that shares the directory keeps its own record; a hyphen, as `<letters>.<nonce>` names what is collected.
   const lockName = fileSystemType.isShared(type) ? `lock-${(yield* machine) ?? os.hostname()}` : "lock"
-  const local = fileSystemType.isLocal(type)
+  const local = yield* fileSystemType.isLocal(directory, type)
   // Reached through a descriptor, a socket's name is never longer than the system allows.
   const fd = isLinux
     ? yield* acquireRelease(
@@ -170,12 +183,7 @@ const makeDirectory = Effect.fnUntraced(function* (
     fs.lstatSync(at(name), { bigint: true, throwIfNoEntry: false })
   const isSame = (witness: Witness): boolean => {
     const stat = standing(witness.name)
-    return (
-      stat !== undefined &&
-      String(stat.dev) === witness.device &&
-      String(stat.ino) === witness.inode &&
-      stat.isSocket() === isSocket(witness)
-    )
+    return stat !== undefined && fileIdentity.isSame(witness, stat) && stat.isSocket() === isSocket(witness)
   }
   const stands = (witness: Witness): boolean => {
     try {
@@ -207,11 +215,7 @@ const makeDirectory = Effect.fnUntraced(function* (
       attempt("stat", name, () => {
         const stat = standing(name)
         if (stat === undefined) return Option.none()
-        return Option.some({
-          device: String(stat.dev),
-          inode: String(stat.ino),
-          ageMillis: Date.now() - Number(stat.ctimeMs)
-        })
+        return Option.some({ ...fileIdentity.of(stat), ageMillis: Date.now() - Number(stat.ctimeMs) })
       }),
     openWitness: (nonce) =>
       // Linux closes what a dead process held from the last descriptor to the first, and takes 10 ms for that of a watch:
@@ -235,14 +239,14 @@ const makeDirectory = Effect.fnUntraced(function* (
                 ? { _tag: "Refused", rule: "D2" }
                 : { _tag: "Silent", reason: `its liveness socket gave ${answer}` }
             })
-          : Effect.sync(() => tryLock(at(witness.name), witness))
+          : patiently(() => lookAtLock(at(witness.name), witness))
       }).pipe(Effect.catchAllDefect((cause) => Effect.succeed({ _tag: "Silent", reason: errno.code(cause) } as const))),
     hungUp: (witness) => {
       const pause = Effect.flatMap(Random.nextIntBetween(50, 1_000), idle)
       if (!isSocket(witness)) {
         // A lock tells nobody that it was freed, and must not be said to have gone while it is held: conversations end then.
-        const isHeld = () => stands(witness) && tryLock(at(witness.name), witness)._tag === "Answered"
-        return Effect.asVoid(Effect.repeat(Effect.zipRight(pause, Effect.sync(isHeld)), { while: (held) => held }))
+        const mayBeHeld = () => stands(witness) && lookAtLock(at(witness.name), witness)._tag !== "Refused"
+        return Effect.asVoid(Effect.repeat(Effect.zipRight(pause, Effect.sync(mayBeHeld)), { while: (held) => held }))
       }
       return Effect.flatMap(hangUp(socketPath(witness.name)), (ended) =>
         // Refused, it went since the look at it, which can be proven: to wait would only be lost.
@@ -327,7 +331,7 @@ const listen = (nonce: string, place: Place): Effect.Effect<Witness, FileFailure
           const stat = standing(name)!
           // The umask may have taken our own right to connect.
           if ((stat.mode & 0o600n) !== 0o600n) fs.chmodSync(at(name), 0o600)
-          const witness = new Witness({ name, device: String(stat.dev), inode: String(stat.ino) })
+          const witness = new Witness({ name, ...fileIdentity.of(stat) })
           const { _handle } = server as net.Server & { readonly _handle?: { readonly fd?: number } }
           opened.set(name, () => (server.listening ? _handle?.fd : undefined))
           server.once("close", onClose)
@@ -352,43 +356,48 @@ const codeOfListening = (cause: unknown): string => (fs.existsSync("/proc/self/f
 const holdLock = (name: string, file: string, opened: Opened): Effect.Effect<Witness, FileFailure, Scope.Scope> =>
   acquireRelease(
     attempt("lock", name, () => {
-      const { O_CREAT, O_EXCL, O_RDWR } = fs.constants
-      const fd = fs.openSync(file, O_CREAT | O_EXCL | O_RDWR | exclusiveLock, 0o600)
+      const fd = kernelLock.create(file)
       correctMode(fd)
-      const stat = fs.fstatSync(fd, { bigint: true })
-      opened.set(name, () => (isOpenOn(fd, stat) ? fd : undefined))
-      return { fd, witness: new Witness({ name, device: String(stat.dev), inode: String(stat.ino) }) }
+      const identity = fileIdentity.of(fs.fstatSync(fd, { bigint: true }))
+      opened.set(name, () => (isOpenOn(fd, identity) ? fd : undefined))
+      return { fd, witness: new Witness({ name, ...identity }) }
     }),
     ({ fd }) => Effect.ignoreLogged(Effect.sync(() => fs.closeSync(fd)))
   ).pipe(Effect.map(({ witness }) => witness))
 
 // Whether a descriptor is still that of the file.
-const isOpenOn = (fd: number, file: fs.BigIntStats): boolean => {
+const isOpenOn = (fd: number, identity: fileIdentity.FileIdentity): boolean => {
   try {
-    const stat = fs.fstatSync(fd, { bigint: true })
-    return stat.dev === file.dev && stat.ino === file.ino
+    return fileIdentity.isSame(identity, fs.fstatSync(fd, { bigint: true }))
   } catch {
     return false
   }
 }
 
-const tryLock = (file: string, witness: Witness): Probe => {
-  try {
-    const fd = fs.openSync(file, fs.constants.O_RDWR | exclusiveLock)
-    try {
-      const stat = fs.fstatSync(fd, { bigint: true })
-      return String(stat.dev) === witness.device && String(stat.ino) === witness.inode
+const lookAtLock = (file: string, witness: Witness): Probe => {
+  const seen = kernelLock.look(file)
+  switch (seen._tag) {
+    case "Held":
+      return { _tag: "Answered" }
+    case "Free":
+      return fileIdentity.isSame(witness, seen.stat)
         ? { _tag: "Refused", rule: "D3" }
         : { _tag: "Silent", reason: "it is not the file of the record" }
-    } finally {
-      fs.closeSync(fd)
-    }
-  } catch (cause) {
-    return errno.isBusy(cause)
-      ? { _tag: "Answered" }
-      : { _tag: "Silent", reason: `its lock file gave ${errno.code(cause)}` }
+    case "Unclear":
+      return { _tag: "Silent", reason: `its lock file gave ${seen.code}` }
   }
 }
+
+// A virus scanner, or an earlier version that looks, holds a lock for a moment as well.
+const patiently = (look: () => Probe): Effect.Effect<Probe> =>
+  Effect.gen(function* () {
+    for (let looks = 1; ; looks++) {
+      const seen = look()
+      if (seen._tag !== "Answered" || looks === maxLooks) return seen
+      yield* Effect.sleep(yield* Random.nextIntBetween(5, 20))
+    }
+  })
+const maxLooks = 4
 
 const knock = (socketPath: string): Effect.Effect<string> =>
   Effect.async<string>((resume) => {

@@ -32,7 +32,7 @@ const ioOr = <A, B>(
 // for again.
 const isLocal = (folder: string): boolean => {
   try {
-    return fileSystemType.isLocal(fs.statfsSync(folder).type)
+    return fileSystemType.isSurelyLocal(folder, fs.statfsSync(folder).type)
   } catch {
     return false
   }

@@ -1,5 +1,5 @@
 /**
- * A stand-in for macOS: what asks for the platform at run time is told `darwin`, and programs of macOS answer as a test says.
+ * A stand-in for macOS, and for Windows: what asks for the platform at run time is told so, and programs answer as a test says.
  * What a module reads once, when it is loaded, stays that of this system; so does the kernel.
  */
 import childProcess from "node:child_process"
@@ -36,7 +36,8 @@ const writing = [
 
 /** For as long as the scope is open. A program without an answer fails. */
 export const pretend = (
-  answer: (line: string) => Answer = () => undefined
+  answer: (line: string) => Answer = () => undefined,
+  name: "darwin" | "win32" = "darwin"
 ): Effect.Effect<Darwin, never, Scope.Scope> =>
   Effect.map(
     Effect.acquireRelease(
@@ -45,7 +46,9 @@ export const pretend = (
         const writes: Array<string> = []
         const { execFile } = childProcess
         const platform = Object.getOwnPropertyDescriptor(process, "platform")!
-        Object.defineProperty(process, "platform", { ...platform, value: "darwin" })
+        Object.defineProperty(process, "platform", { ...platform, value: name })
+        const { geteuid } = process
+        if (name === "win32") Object.assign(process, { geteuid: undefined })
         const ask = (
           file: string,
           args: ReadonlyArray<string>,
@@ -64,6 +67,12 @@ export const pretend = (
           )
         }
         childProcess.execFile = ask as unknown as typeof execFile
+        // The volume of macOS' own data is that of the tests.
+        const { statSync } = fs
+        Object.assign(fs, {
+          statSync: (file: fs.PathLike, options?: object) =>
+            statSync(file === "/private/var" && name === "darwin" ? os.tmpdir() : file, options)
+        })
         const originals = writing.map((name) => [name, fs[name]] as const)
         for (const [name, original] of originals) {
           Object.assign(fs, {
@@ -82,7 +91,9 @@ export const pretend = (
         const restore = () => {
           forget()
           Object.defineProperty(process, "platform", platform)
+          Object.assign(process, { geteuid })
           childProcess.execFile = execFile
+          Object.assign(fs, { statSync })
           for (const [name, original] of originals) Object.assign(fs, { [name]: original })
           syncBuiltinESMExports()
         }
