@@ -552,7 +552,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
 
     // Whether the owner has ended and somebody who inherited its witness has not.
     const isHeld = (seen: Observation): Effect.Effect<boolean> =>
-      seen._tag === "Recorded" && !seen.record.released && seen.liveness._tag === "Alive"
+      isInheritable() && seen._tag === "Recorded" && !seen.record.released && seen.liveness._tag === "Alive"
         ? Effect.map(verifier.verify(seen.record.process, { local: false }), ({ _tag }) => _tag === "Dead")
         : Effect.succeed(false)
 
@@ -865,6 +865,9 @@ const repeat = (letter: Letter, error: TimeoutError | ProtocolError): boolean =>
 }
 
 const patiently = (millis: number) => Schedule.upTo(Schedule.spaced("50 millis"), millis)
+
+// On Windows no command inherits the lock, and to look at a process starts a program.
+const isInheritable = () => process.platform !== "win32"
 
 // A primary that was silent for several rounds, or before it got the message, was so for longer than the last limit.
 const inWhole = <E>(error: E, silentMillis: number): E =>

@@ -300,9 +300,8 @@ describe("a volume", () => {
       const error = yield* Effect.flip(instance.inspect)
       assert.strictEqual(error.reason, "DirectoryUnusable")
       assert.include(error.message, "`trustDirectory` is given without a `directory`")
-      const verdict = yield* Effect.promise(() => quickLaunch({ id: "alone", trustDirectory: true }))
-      assert.strictEqual(verdict._tag, "Candidate")
-      assert.include("reason" in verdict ? verdict.reason : "", "`trustDirectory`")
+      const refused = yield* Effect.flip(Effect.tryPromise(() => quickLaunch({ id: "alone", trustDirectory: true })))
+      assert.include(String(refused.error), "`trustDirectory` is given without a `directory`")
     })
   )
 
@@ -592,9 +591,8 @@ describe("an id", () => {
           assert.include((error as LockError).message, detail)
           assert.isBelow((error as LockError).message.length, 2_000)
         }
-        const verdict = yield* Effect.promise(() => quickLaunch({ id, directory }))
-        assert.strictEqual(verdict._tag, "Candidate")
-        assert.include("reason" in verdict ? verdict.reason : "", detail)
+        const refused = yield* Effect.flip(Effect.tryPromise(() => quickLaunch({ id, directory })))
+        assert.include(String(refused.error), detail)
         assert.isFalse(fs.existsSync(directory))
       })
     )

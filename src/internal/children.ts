@@ -13,7 +13,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
 import { forward, makePipes } from "./commandStreams.js"
-import { code, isMissing } from "./errno.js"
+import { code, isMissing, make as makeError } from "./errno.js"
 import * as forwarding from "./forwarding.js"
 import * as shellLine from "./shellLine.js"
 import { namesUs } from "./startup.js"
@@ -94,37 +94,40 @@ export const foreground = (
     readonly shell?: SpawnOptions | undefined
   }
 ): Effect.Effect<number, CommandError, Signals> =>
-  Effect.flatMap(Signals, (signals) => {
-    const ownGroup = !forwarding.hasTerminal()
-    let forwarder: forwarding.Forwarder | undefined
-    const open = () => {
-      // Before the command can do anything, and none is delivered before the end of this function.
-      signals.redirect((signal) => {
-        options.onSignal(signal)
-        forwarder?.forward(signal)
-      }, forwarding.signals(ownGroup))
-      const [file, words] = prepared(command, args, signals.ignoresHangup)
-      const descriptors = options.lock === undefined ? signals.descriptors : [...signals.descriptors, options.lock]
-      const child = spawn(file, words, {
-        env: { ...process.env, ...options.env },
-        stdio: inheriting(options.stdin === undefined ? "inherit" : "pipe", descriptors),
-        detached: ownGroup,
-        ...options.shell
+  Effect.flatMap(
+    Effect.all([Signals, runnable(command, args, options.shell)]),
+    ([signals, [program, programArgs, shell]]) => {
+      const ownGroup = !forwarding.hasTerminal()
+      let forwarder: forwarding.Forwarder | undefined
+      const open = () => {
+        // Before the command can do anything, and none is delivered before the end of this function.
+        signals.redirect((signal) => {
+          options.onSignal(signal)
+          forwarder?.forward(signal)
+        }, forwarding.signals(ownGroup))
+        const [file, words] = prepared(program, programArgs, signals.ignoresHangup)
+        const descriptors = options.lock === undefined ? signals.descriptors : [...signals.descriptors, options.lock]
+        const child = spawn(file, words, {
+          env: { ...process.env, ...options.env },
+          stdio: inheriting(options.stdin === undefined ? "inherit" : "pipe", descriptors),
+          detached: ownGroup,
+          ...shell
+        })
+        if (child.pid !== undefined) forwarder = forwarding.make(child, ownGroup)
+        return child
+      }
+      const close = Effect.sync(() => {
+        signals.redirect(undefined)
+        forwarder?.close()
       })
-      if (child.pid !== undefined) forwarder = forwarding.make(child, ownGroup)
-      return child
+      return Effect.acquireUseRelease(
+        start(command, open),
+        (child) => Effect.zipRight(options.started, Effect.zipRight(feed(child, options.stdin), child.status)),
+        (child, exit) =>
+          Exit.isInterrupted(exit) ? terminate(child.status, (signal) => child.process.kill(signal)) : Effect.void
+      ).pipe(Effect.ensuring(close))
     }
-    const close = Effect.sync(() => {
-      signals.redirect(undefined)
-      forwarder?.close()
-    })
-    return Effect.acquireUseRelease(
-      start(command, open),
-      (child) => Effect.zipRight(options.started, Effect.zipRight(feed(child, options.stdin), child.status)),
-      (child, exit) =>
-        Exit.isInterrupted(exit) ? terminate(child.status, (signal) => child.process.kill(signal)) : Effect.void
-    ).pipe(Effect.ensuring(close))
-  })
+  )
 
 interface BackgroundOptions {
   readonly cwd: string
@@ -311,6 +314,28 @@ const inheriting = (stdin: "inherit" | "pipe", descriptors: ReadonlyArray<number
   }
   return stdio
 }
+
+// What `spawn` is given to run a command. On Windows, scripts such as npm.cmd run in cmd.exe only, which has rules of its own
+// for quoting, and extensions are left out.
+const runnable = (
+  command: string,
+  args: ReadonlyArray<string>,
+  shell: SpawnOptions | undefined
+): Effect.Effect<
+  readonly [file: string, args: ReadonlyArray<string>, options: SpawnOptions | undefined],
+  CommandError
+> =>
+  process.platform !== "win32" || shell !== undefined
+    ? Effect.succeed([command, args, shell])
+    : Effect.flatMap(
+        Effect.promise(() => import("cross-spawn")),
+        ({ default: { _parse } }) => {
+          const found = _parse(command, args, {})
+          if (found.file) return Effect.succeed([found.command, found.args, found.options] as const)
+          // cmd.exe would say so in its own words, and end with 1.
+          return new CommandError({ command, cause: makeError("ENOENT", "it is in no directory of PATH") })
+        }
+      )
 
 // What only the process itself can do before it becomes the command: Node takes all signals back to their defaults in a
 // child, and nobody knows its pid before.

@@ -64,7 +64,9 @@ export interface Forwarder {
 
 /** `ownGroup`: the command leads a process group of its own; else it is in ours. */
 export const make = (command: ChildProcess, ownGroup: boolean): Forwarder => {
-  if (isWindows) return { forward: (signal) => void command.kill(signal), close: () => {} }
+  // Its signals are the events of the console, which the command has received as well. Windows knows no other signal, so a
+  // second one would be the end of the command whatever it makes of them.
+  if (process.platform === "win32") return { forward: () => {}, close: () => {} }
   const bystander = accompany(signals(ownGroup))
   // Each with the time when it came first.
   const gathered = new Map<NodeJS.Signals, number>()

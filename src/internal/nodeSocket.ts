@@ -27,8 +27,9 @@ const largeFrame = 64 * 1024
 const smallSlab = 4 * 1024
 const batchBytes = 8 * 1024
 
-// What closing waits for the peer's end, in milliseconds.
-const lingerMillis = 1000
+// What closing waits for the peer's end, in milliseconds: a primary, and who leaves it.
+const primaryMillis = 1_000
+const leavingMillis = 500
 
 /**
  * What carries the bytes of a connection: a socket, or a stream beside one. It emits `connect` when it may be used.
@@ -55,6 +56,23 @@ export interface Options {
   /** What carries the bytes instead of the socket, which is this channel's from then on. */
   readonly over?: ((socket: net.Socket, role: "client" | "server") => Channel) | undefined
 }
+
+/**
+ * What of a connection its side decides.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Manner {
+  readonly onTrust: () => void
+  /** How long closing waits for the peer's end, in milliseconds. */
+  readonly lingerMillis: number
+  /** It has no orderly end: libuv waits in it until the peer has read everything, which may be never. */
+  readonly isPipe: boolean
+}
+
+const isPipe = ({ path }: { readonly path?: string | undefined }): boolean =>
+  process.platform === "win32" && path !== undefined
 
 /**
  * @since 0.1.0
@@ -98,8 +116,8 @@ export const listenError = (options: Options, cause: unknown): ProtocolError => 
 
 /**
  * A connection over a socket of this process. `close` flushes what was sent, sends an end, awaits the peer's end for at
- * most a second and destroys the socket; `leave` does not await it of a peer that never said anything. A frame of 64 KiB
- * or more is the connection's until its `send` has returned.
+ * most `lingerMillis` and destroys the socket; `leave` does not await it of a peer that never said anything. A frame of
+ * 64 KiB or more is the connection's until its `send` has returned.
  *
  * @since 0.1.0
  * @category constructors
@@ -107,7 +125,7 @@ export const listenError = (options: Options, cause: unknown): ProtocolError => 
 export const make = (
   socket: Channel,
   options: Options,
-  onTrust: () => void = ignore
+  { isPipe = false, lingerMillis = primaryMillis, onTrust = ignore }: Partial<Manner> = {}
 ): { readonly connection: Connection; readonly close: Effect.Effect<void>; readonly leave: Effect.Effect<void> } => {
   const decoder = new framing.Decoder(options.maxFrameBytes)
   let inbox: Array<Uint8Array> = []
@@ -207,6 +225,7 @@ export const make = (
   // By the end of each write. Node takes a stream for full only when `write` returns (20.20): "drain" does not come for who
   // began to wait within one that was through by then.
   const release = () => {
+    if (ending && isPipe && socket.writableLength === 0) socket.destroy()
     const first = queue[0]
     if (first?.resume === undefined || isFull()) return
     const { resume } = first
@@ -304,7 +323,8 @@ export const make = (
       return
     }
     flush()
-    socket.end()
+    if (!isPipe) socket.end()
+    else if (socket.writableLength === 0) socket.destroy()
     socket.resume()
     const timer = setTimeout(() => socket.destroy(), lingerMillis)
     socket.once("close", () => clearTimeout(timer))
@@ -421,7 +441,10 @@ export const connect = (
       socket.once("connect", () => settle(Effect.void))
       socket.once("error", (cause) => settle(Effect.fail(connectError(options, cause))))
       socket.once("close", () => settle(Effect.fail(error(options, "Unreachable", "NotDelivered", "it was closed"))))
-      const { close, connection, leave } = make(socket, options)
+      const { close, connection, leave } = make(socket, options, {
+        lingerMillis: leavingMillis,
+        isPipe: isPipe(target as net.IpcNetConnectOpts)
+      })
       yield* addFinalizer(() => leave)
       yield* restore(Deferred.await(connected)).pipe(Effect.onError(() => close))
       return connection
@@ -516,7 +539,10 @@ export const listen = (
           queue.delete(channel)
           // It may have come to nothing before it could be used.
           if (channel.destroyed) return take
-          const { close, connection } = make(channel, options, () => strangers.delete(channel))
+          const { close, connection } = make(channel, options, {
+            onTrust: () => strangers.delete(channel),
+            isPipe: isPipe(target)
+          })
           channel.resume()
           return Effect.as(
             addFinalizer(() => close),

@@ -253,7 +253,7 @@ export class SharedRings extends Duplex {
       const { native, directory } = this.options
       this.attach(native().open(this.setup.slice(greeting.length, end), segmentBytes, directory), 1)
     } catch {
-      this.carrier.end(no, () => this.destroy())
+      this.carrier.write(no, () => this.destroy())
       return
     }
     this.carrier.write(yes)
