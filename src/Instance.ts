@@ -614,7 +614,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
           const error = used.left
           if (!isTransport(error) || !(mayPass(error) || round.repeat?.(error))) {
             const since = silent?.nonce === found.record.nonce ? silent.since : began
-            return yield* Effect.fail(inWhole(error, now() - since))
+            return yield* Effect.fail(inWhole(error, Math.min(timeoutMillis, now() - since)))
           }
           const pause = yield* Random.nextIntBetween(20, 100)
           // Interruptible also where the caller is not, in a finalizer for example: a bound would not be any.
@@ -641,7 +641,8 @@ export const make = <Request, Reply, Failure, Broadcast>(
           config.onUnresponsive === "terminate" && silent !== undefined && time - silent.since >= chanceMillis
             ? yield* Effect.provide(Election.terminate(id, record), context)
             : false
-        if (!terminated) return yield* Effect.fail(inWhole(error, time - (silent?.since ?? time)))
+        if (!terminated)
+          return yield* Effect.fail(inWhole(error, Math.min(timeoutMillis, time - (silent?.since ?? time))))
         started = now()
         silent = undefined
       }

@@ -77,7 +77,7 @@ const layerShared = Layer.sync(Protocol, () => {
 })
 
 const nameOf = (address: string) => address.slice(address.indexOf(":") + 1)
-const temporaries = () => fs.readdirSync("/tmp").filter((name) => /^esi-[^-]+$/.test(name))
+const temporaries = () => fs.readdirSync("/tmp").filter((name) => /^esi-[0-9a-f]{16}$/.test(name))
 
 describe.skipIf(!isLinux)("a socket on macOS whose own path is too long", () => {
   for (const [protocol, layer] of [

@@ -8,7 +8,7 @@ import * as path from "node:path"
 import { NodeContext } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, FastCheck as fc, Layer, type Scope } from "effect"
-import { SingleInstance, UnixSocket } from "effect-single-instance"
+import { SingleInstance, Tcp } from "effect-single-instance"
 import { launch } from "effect-single-instance/launch"
 import { defaultDirectory } from "effect-single-instance/lock/NodeLockFiles"
 import { flawOf, parse, verify } from "../src/internal/windowsAccess.js"
@@ -148,7 +148,7 @@ class App extends SingleInstance.Tag<App>()("com.example.windows") {}
 /** The reason for which an election fails, or its result. */
 const elect = (options: { readonly directory?: string; readonly trustDirectory?: boolean }) =>
   Effect.gen(function* () {
-    const layer = App.layer({ ...options, protocol: UnixSocket.layer, fallback: "none" })
+    const layer = App.layer({ ...options, protocol: Tcp.layer, fallback: "none" })
     const instance = Context.get(yield* Layer.build(Layer.provide(layer, NodeContext.layer)), App)
     return yield* Effect.match(instance.elect(undefined), {
       onFailure: ({ message, reason }) => `${reason} ${message}`,
