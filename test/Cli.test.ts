@@ -1761,6 +1761,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           [["run", "app", "--env", "SINGLE_INSTANCE_ID", "--", "x"], "SINGLE_INSTANCE_ID"],
           [["status", "app", "--dir", ""], "--dir"],
           [["status", "app", "--dir"], "--dir lacks its value"],
+          [["run", "app", "--exec=--json", "--json=x", "--", "x"], "--json takes no value"],
           [["status", "app", "--dir", "--json=no"], "--dir lacks its value"],
           [["status", "--dir", "--json", "app"], "--dir lacks its value"],
           [["status", "app", "--json=maybe"], "--json takes no value"],

@@ -121,7 +121,8 @@ const scan = (command: string, given: ReadonlyArray<string>, options: ReadonlyMa
     const value = written ?? (find(parted(queue[0] ?? "").text) === undefined ? queue.shift() : undefined)
     if (value === undefined) flaws.push(`${text} lacks its value`)
     else if (value.trim() === "") flaws.push(`${text} must not be empty`)
-    words.push(option.name, ...(value === undefined ? [] : [value]))
+    // `@effect/cli` would take a value such as "--json" for an option, and reads only one line behind "=".
+    if (value !== undefined) words.push(...(/^-.*$/.test(value) ? [`${option.name}=${value}`] : [option.name, value]))
   }
   // Whoever asks for help gets it.
   return { words, operands, flaw: given.some((word) => questions.includes(word)) ? undefined : flaws[0] }
