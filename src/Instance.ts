@@ -168,7 +168,7 @@ export interface Primary<Request, Reply, Failure, Broadcast = never> {
   /**
    * Says something to all who listen at present and answers how many these are. It waits for none of them: 256 messages
    * are kept for each, the latest ones, and who is slower is told how many it missed. Fails with reason `Malformed` where
-   * the message does not fit the contract's schema.
+   * the message does not fit the contract's schema or cannot be written, and then nobody gets it.
    */
   readonly broadcast: (message: Broadcast) => Effect.Effect<number, ProtocolError>
   /**
@@ -221,8 +221,9 @@ export interface Client<Request, Reply, Failure, Broadcast = never> {
     options?: SendOptions
   ) => Effect.Effect<Reply, Failure | TimeoutError | ProtocolError>
   /**
-   * What the primary broadcasts from now on, until the conversation is over: then it fails. At most 256 messages wait here
-   * while it is not pulled, the latest ones; each comes with how many were missed before it.
+   * What the primary broadcasts from now on, until the conversation is over: then it fails. Each run of it gets all of them.
+   * At most 256 messages wait for each while it is not pulled, the latest ones; each comes with how many were missed before
+   * it. What comes while nobody reads is kept for the next one.
    */
   readonly broadcasts: Stream.Stream<
     { readonly message: Broadcast; readonly missed: number },
@@ -482,7 +483,9 @@ export const make = <Request, Reply, Failure, Broadcast>(
         launch: prepared.launch,
         redelivered,
         broadcast: (message) =>
-          Effect.flatMap(Effect.mapError(codec.encodeBroadcast(message), invalid), server.broadcast),
+          Effect.flatMap(Effect.mapError(codec.encodeBroadcast(message), invalid), (payload) =>
+            Effect.mapError(server.broadcast(payload), invalid)
+          ),
         lost: leader.lost,
         descriptor: leader.descriptor,
         refuseNewcomers: (on) => Effect.sync(() => server.refuseNewcomers(on)),
@@ -787,7 +790,9 @@ export const make = <Request, Reply, Failure, Broadcast>(
             const payload = Either.isEither(encoded) ? encoded : restore(encoded)
             return known.match(payload, { onFailure: Effect.fail, onSuccess: ask })
           }),
-        broadcasts: Stream.repeatEffectChunk(Effect.map(session.broadcasts, Chunk.unsafeFromArray)).pipe(
+        broadcasts: Stream.unwrapScoped(
+          Effect.map(session.subscribe, (next) => Stream.repeatEffectChunk(Effect.map(next, Chunk.unsafeFromArray)))
+        ).pipe(
           Stream.mapEffect(({ missed, payload }) =>
             Effect.map(codec.decodeBroadcast(payload), (message) => ({ message, missed }))
           ),

@@ -100,8 +100,11 @@ export interface Server {
   readonly shutdown: Effect.Effect<void>
   /** This process leads no more: refuses what is new and interrupts what runs. */
   readonly abdicate: Effect.Effect<void>
-  /** Says something to all who listen, and waits for none of them; answers how many there are. */
-  readonly broadcast: (payload: unknown) => Effect.Effect<number>
+  /**
+   * Says something to all who listen, and waits for none of them; answers how many there are. Fails with a reason where it
+   * cannot be written, and then nobody gets it; an interruption does not leave it half done.
+   */
+  readonly broadcast: (payload: unknown) => Effect.Effect<number, string>
   /** Serves one more listener, for as long as it accepts. It must outlive the server, which tells newcomers of its end. */
   readonly serve: (serving: Serving) => Effect.Effect<void>
 }
@@ -159,7 +162,7 @@ interface Peer {
   // It meant another primary, which it asks about what that one did.
   readonly astray: boolean
   // What it has been too slow for is counted; `undefined` where it does not listen.
-  outbox: { readonly queue: Array<Said>; missed: number } | undefined
+  outbox: { readonly queue: Array<Said>; missed: number; draining: boolean } | undefined
   readonly open: Set<Entry>
   readonly watching: Set<Entry>
   // Answers that the transport has not taken yet.
@@ -176,7 +179,7 @@ type Frame = Uint8Array | string
 // What is said to all, encoded once for each encoding.
 interface Said {
   readonly payload: unknown
-  readonly frames: Map<Message.Encoding, Uint8Array>
+  readonly frames: ReadonlyMap<Message.Encoding, Uint8Array>
 }
 
 // How many broadcasts wait for one slow listener.
@@ -458,7 +461,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       case "Ping":
         return tell(peer, { _tag: "Pong" })
       case "Listen":
-        peer.outbox ??= { queue: [], missed: 0 }
+        peer.outbox ??= { queue: [], missed: 0, draining: false }
         listening.add(peer)
         return tell(peer, { _tag: "Listening", id: message.id })
       case "Inspect":
@@ -687,18 +690,14 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   const drain = (peer: Peer, outbox: NonNullable<Peer["outbox"]>): Effect.Effect<void> =>
     Effect.suspend(() => {
       const said = outbox.queue[0]
-      if (said === undefined || !peer.connected) return Effect.void
+      outbox.draining = said !== undefined && peer.connected
+      if (said === undefined || !outbox.draining) return Effect.void
       const { missed } = outbox
       outbox.missed = 0
-      let frame = missed === 0 ? said.frames.get(peer.encoding) : undefined
-      if (frame === undefined) {
-        const { payload } = said
-        frame = Message.encode(
-          { _tag: "Broadcast", payload, ...(missed === 0 ? undefined : { missed }) },
-          peer.encoding
-        )
-        if (missed === 0) said.frames.set(peer.encoding, frame)
-      }
+      const frame =
+        missed === 0
+          ? said.frames.get(peer.encoding)!
+          : Message.encode({ _tag: "Broadcast", payload: said.payload, missed }, peer.encoding)
       const fits = frame.byteLength <= peer.maxFrameBytes
       if (!fits) outbox.missed = missed + 1
       // It stays at the head while it is sent, and is never pushed out there.
@@ -710,21 +709,40 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         })
       )
     })
-  const broadcast = (payload: unknown) =>
-    Effect.gen(function* () {
-      const said: Said = { payload, frames: new Map() }
-      for (const peer of listening) {
-        const outbox = peer.outbox!
-        outbox.queue.push(said)
-        if (outbox.queue.length === 1) yield* Effect.forkIn(Effect.interruptible(drain(peer, outbox)), scope)
-        // The first is under way.
-        if (outbox.queue.length > outboxSize) {
-          outbox.queue.splice(1, 1)
-          outbox.missed++
-        }
-      }
-      return listening.size
+  // Encoded for all before it is queued for anybody.
+  const encodeBroadcast = (payload: unknown) =>
+    Effect.try({
+      try: (): Said => {
+        const encodings = new Set<Message.Encoding>(["json", ...[...listening].map(({ encoding }) => encoding)])
+        const encode = (encoding: Message.Encoding) => Message.encode({ _tag: "Broadcast", payload }, encoding)
+        return { payload, frames: new Map([...encodings].map((encoding) => [encoding, encode(encoding)])) }
+      },
+      catch: (cause) => `the broadcast cannot be written: ${cause instanceof Error ? cause.message : cause}`
     })
+  const broadcast = (payload: unknown) =>
+    Effect.uninterruptible(
+      Effect.flatMap(encodeBroadcast(payload), (said) => {
+        const peers = [...listening]
+        const idle: Array<Peer> = []
+        for (const peer of peers) {
+          const outbox = peer.outbox!
+          outbox.queue.push(said)
+          if (!outbox.draining) idle.push(peer)
+          outbox.draining = true
+          // The first is under way.
+          if (outbox.queue.length > outboxSize) {
+            outbox.queue.splice(1, 1)
+            outbox.missed++
+          }
+        }
+        return Effect.as(
+          Effect.forEach(idle, (peer) => Effect.forkIn(Effect.interruptible(drain(peer, peer.outbox!)), scope), {
+            discard: true
+          }),
+          peers.length
+        )
+      })
+    )
 
   const install: Server["install"] = <R>(handler: Handler<R>) =>
     Effect.flatMap(Effect.runtime<Exclude<R, Scope.Scope>>(), ({ context, fiberRefs, runtimeFlags }) => {

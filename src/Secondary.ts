@@ -21,7 +21,7 @@ import { commonWire, type Endpoint } from "./Endpoint.js"
 import type { InstanceId } from "./InstanceId.js"
 import type { InstanceRecord } from "./InstanceRecord.js"
 import { firstOf } from "./internal/fallback.js"
-import { addFinalizer } from "./internal/finalizer.js"
+import { acquireRelease, addFinalizer } from "./internal/finalizer.js"
 import * as limit from "./internal/limit.js"
 import * as msgPack from "./internal/msgPack.js"
 import { pump } from "./internal/pump.js"
@@ -103,10 +103,15 @@ export interface Session {
   /** How busy the primary is. */
   readonly inspect: Effect.Effect<typeof Message.Inspected.Type, TimeoutError | ProtocolError>
   /**
-   * Asks for what the primary broadcasts from now on, and takes all that has come since the last call, at least one; each
-   * with how many were missed before it. Between two calls a bounded number is kept, the latest ones.
+   * Asks for what the primary broadcasts from now on, and gives it to one more reader until the scope closes. The effect
+   * that it answers takes all that has come since it was last run, at least one; each with how many were missed before it.
+   * A bounded number is kept for each reader, the latest ones, and as many while there is no reader.
    */
-  readonly broadcasts: Effect.Effect<ReadonlyArray<Broadcast>, TimeoutError | ProtocolError>
+  readonly subscribe: Effect.Effect<
+    Effect.Effect<ReadonlyArray<Broadcast>, TimeoutError | ProtocolError>,
+    TimeoutError | ProtocolError,
+    Scope.Scope
+  >
   /** Completes when the conversation is over. */
   readonly closed: Effect.Effect<void>
 }
@@ -138,6 +143,20 @@ export interface Broadcast {
 }
 
 type Question = Extract<Message.Message, { readonly _tag: "Request" | "Status" | "Inspect" | "Listen" }>
+
+// Who reads the broadcasts of a conversation.
+interface Reader {
+  readonly heard: Array<Broadcast>
+  wake: (() => void) | undefined
+}
+
+// Pushes the oldest out where there is no room.
+const keep = (heard: Array<Broadcast>, broadcast: Broadcast): void => {
+  heard.push(broadcast)
+  if (heard.length <= inboxSize) return
+  const { missed } = heard.shift()!
+  heard[0] = { ...heard[0]!, missed: heard[0]!.missed + missed + 1 }
+}
 
 // A request, a status question or an inspection that waits for its answer.
 interface Call {
@@ -354,8 +373,9 @@ const converse = Effect.fnUntraced(function* (
   let welcome = greeting
   let greeted = connection.vouched !== true
   const { withdraw } = connection
-  const heardOf: Array<Broadcast> = []
-  const hearing = new Set<() => void>()
+  const readers = new Set<Reader>()
+  // While nobody reads; the next reader gets it.
+  let unread: Array<Broadcast> = []
   let isListening = false
   const fork = Runtime.runFork(Runtime.enableRuntimeFlag(yield* Effect.runtime<never>(), RuntimeFlags.Interruption))
   const calls = new Map<string, Call>()
@@ -490,12 +510,11 @@ const converse = Effect.fnUntraced(function* (
   }
 
   const hear = (broadcast: Broadcast) => {
-    heardOf.push(broadcast)
-    if (heardOf.length > inboxSize) {
-      const { missed } = heardOf.shift()!
-      heardOf[0] = { ...heardOf[0]!, missed: heardOf[0]!.missed + missed + 1 }
+    if (readers.size === 0) keep(unread, broadcast)
+    for (const reader of readers) {
+      keep(reader.heard, broadcast)
+      reader.wake?.()
     }
-    for (const wake of hearing) wake()
   }
 
   // Whether nobody ever had it, as far as the transport can say.
@@ -507,7 +526,8 @@ const converse = Effect.fnUntraced(function* (
       // A transport does not know whom it lost.
       over ??= new ProtocolError({ ...error, pid: welcome.pid })
       const lost = over
-      for (const resume of [...waiting, ...closing, ...hearing]) resume()
+      for (const resume of [...waiting, ...closing]) resume()
+      for (const { wake } of readers) wake?.()
       waiting.clear()
       return Effect.forEach(
         [...calls.values()],
@@ -723,20 +743,43 @@ const converse = Effect.fnUntraced(function* (
   const begin = (question: Parameters<typeof ask>[1]): Effect.Effect<any, any> =>
     Effect.uninterruptibleMask((restore) => ask(restore, question))
 
-  const nextBroadcasts: Effect.Effect<ReadonlyArray<Broadcast>, ProtocolError> = Effect.suspend(() => {
-    if (heardOf.length > 0) return Effect.succeed(heardOf.splice(0))
-    if (over !== undefined) return new ProtocolError({ ...over, outcome: "NotDelivered" })
-    return Effect.zipRight(
-      Effect.async<void>((resume) => {
-        const wake = () => {
-          hearing.delete(wake)
-          resume(Effect.void)
-        }
-        hearing.add(wake)
-        return Effect.sync(() => hearing.delete(wake))
-      }),
-      nextBroadcasts
-    )
+  const nextBroadcasts = (reader: Reader): Effect.Effect<ReadonlyArray<Broadcast>, ProtocolError> =>
+    Effect.suspend(() => {
+      if (reader.heard.length > 0) return Effect.succeed(reader.heard.splice(0))
+      if (over !== undefined) return new ProtocolError({ ...over, outcome: "NotDelivered" })
+      return Effect.zipRight(
+        Effect.async<void>((resume) => {
+          reader.wake = () => {
+            reader.wake = undefined
+            resume(Effect.void)
+          }
+          return Effect.sync(() => {
+            reader.wake = undefined
+          })
+        }),
+        nextBroadcasts(reader)
+      )
+    })
+  const newReader = acquireRelease(
+    Effect.sync(() => {
+      const reader: Reader = { heard: unread, wake: undefined }
+      unread = []
+      readers.add(reader)
+      return reader
+    }),
+    (reader) =>
+      Effect.sync(() => {
+        readers.delete(reader)
+        if (readers.size === 0) unread = reader.heard
+      })
+  )
+  // Only an answer says that the primary has heard it: whoever is interrupted before that leaves it to the next one.
+  const listen = Effect.suspend(() => {
+    if (isListening) return Effect.void
+    const id = randomBytes(8).toString("hex")
+    return Effect.map(begin({ _tag: "Listen", id }), () => {
+      isListening = true
+    })
   })
 
   return {
@@ -752,12 +795,7 @@ const converse = Effect.fnUntraced(function* (
       const id = randomBytes(8).toString("hex")
       return begin({ _tag: "Inspect", id })
     }),
-    broadcasts: Effect.suspend(() => {
-      if (isListening) return nextBroadcasts
-      isListening = true
-      const id = randomBytes(8).toString("hex")
-      return Effect.zipRight(begin({ _tag: "Listen", id }), nextBroadcasts)
-    }),
+    subscribe: Effect.map(Effect.zipRight(listen, newReader), nextBroadcasts),
     closed: Effect.async((resume) => {
       if (over !== undefined) return resume(Effect.void)
       const done = () => resume(Effect.void)

@@ -297,7 +297,11 @@ const asking = (
     yield* Fiber.interrupt(interrupted)
     const slow = yield* session.request(message("slow"))
     const { handled } = yield* session.inspect
-    const news = yield* Effect.either(session.broadcasts ?? Effect.succeed([]))
+    // Earlier versions call it `broadcasts`, or have none.
+    const earlier = (session as { readonly broadcasts?: Effect.Effect.Success<typeof session.subscribe> }).broadcasts
+    const news = yield* Effect.either(
+      session.subscribe === undefined ? (earlier ?? Effect.succeed([])) : Effect.flatten(session.subscribe)
+    )
     // Cut when it has begun; the primary is asked what became of it.
     const deliver = Secondary.delivering(target, session, Effect.succeed)
     const detached = yield* Effect.uninterruptibleMask((restore) =>

@@ -14,7 +14,8 @@ import { ProtocolError } from "effect-single-instance/SingleInstanceError"
 import { fileWorld, type MemberOptions, memoryWorld, realWorld, spying, type World } from "./simulation.js"
 import { largeIf } from "./size.js"
 
-const News = Schema.Struct({ headline: Schema.String })
+// A number of any size fits the schema and is no JSON.
+const News = Schema.Struct({ headline: Schema.String, number: Schema.optional(Schema.BigIntFromSelf) })
 
 class Desk extends SingleInstance.Tag<Desk>()("test.desk", {
   request: Schema.String,
@@ -62,6 +63,8 @@ const account = (heard: Iterable<{ readonly message: typeof News.Type; readonly 
   }
   return { next, missing }
 }
+
+const isLast = ({ message }: { readonly message: typeof News.Type }) => message.headline === "last"
 
 const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope>) =>
   describe(name, () => {
@@ -140,6 +143,119 @@ const everywhere = (name: string, world: Effect.Effect<World, never, Scope.Scope
           assert.isAbove(late.missing, 1_000)
           assert.isBelow(late.missing, count)
         })
+    )
+
+    it.scopedLive("each reader gets every broadcast, and what came while nobody read", () =>
+      Effect.gen(function* () {
+        const place = yield* world
+        const { primary } = yield* leader(place)
+        const client = yield* (yield* place.member(Desk)).instance.connect
+        const taking = (count: number) =>
+          Effect.map(Stream.runCollect(Stream.take(client.broadcasts, count)), (all) =>
+            Chunk.toReadonlyArray(all).map(({ message }) => message.headline)
+          )
+        const first = yield* Effect.fork(taking(1))
+        yield* until(
+          "the first reader",
+          Effect.map(primary.broadcast({ headline: "0" }), (count) => count === 1)
+        )
+        yield* Fiber.join(first)
+        yield* primary.broadcast({ headline: "while nobody reads" })
+        // The conversation has heard what was said before an answer.
+        yield* client.send("a")
+        const kept = yield* taking(1)
+        assert.match(kept[0]!, /^(0|while nobody reads)$/)
+        let began = 0
+        const reading = () => {
+          const heard: Array<string> = []
+          return Stream.runForEach(
+            Stream.takeUntil(client.broadcasts, ({ message }) => message.headline === "last"),
+            ({ message }) =>
+              Effect.sync(() => {
+                if (heard.length === 0) began++
+                heard.push(message.headline)
+              })
+          ).pipe(Effect.as(heard), Effect.fork)
+        }
+        const both = yield* Effect.all([reading(), reading()])
+        yield* until(
+          "both readers",
+          Effect.map(primary.broadcast({ headline: "before" }), () => began === 2)
+        )
+        for (const headline of ["1", "2", "3", "last"]) yield* primary.broadcast({ headline })
+        for (const reader of both) {
+          assert.deepStrictEqual((yield* Fiber.join(reader)).slice(-4), ["1", "2", "3", "last"])
+        }
+      })
+    )
+
+    it.scopedLive("whoever is interrupted while he asks or waits leaves nothing deaf", () =>
+      Effect.gen(function* () {
+        const place = yield* world
+        const { primary } = yield* leader(place)
+        const client = yield* (yield* place.member(Desk)).instance.connect
+        for (let turn = 0; turn < 5; turn++) {
+          const impatient = yield* Effect.fork(Stream.runDrain(client.broadcasts))
+          for (let yields = 0; yields < turn; yields++) yield* Effect.yieldNow()
+          yield* Fiber.interrupt(impatient)
+        }
+        const heard = yield* Effect.fork(Stream.runCollect(Stream.take(client.broadcasts, 1)))
+        yield* until(
+          "the reader",
+          Effect.map(primary.broadcast({ headline: "0" }), (count) => count === 1)
+        )
+        yield* Fiber.join(heard)
+      })
+    )
+
+    it.scopedLive("a broadcast that is interrupted leaves nobody deaf", () =>
+      Effect.gen(function* () {
+        const place = yield* world
+        const { primary } = yield* leader(place)
+        const readers = yield* Effect.replicateEffect(
+          Effect.gen(function* () {
+            const client = yield* (yield* place.member(Desk)).instance.connect
+            return yield* Effect.fork(Stream.runDrain(Stream.takeUntil(client.broadcasts, isLast)))
+          }),
+          4
+        )
+        yield* until(
+          "all readers",
+          Effect.map(primary.broadcast({ headline: "0" }), (count) => count === readers.length)
+        )
+        // It gives way to others after each few steps, and is interrupted in one of these moments.
+        for (let turn = 0; turn < 60; turn++) {
+          const broadcast = Effect.withMaxOpsBeforeYield(primary.broadcast({ headline: "0" }), 16 + (turn % 16))
+          const broadcasting = yield* Effect.fork(broadcast)
+          for (let yields = 0; yields < turn; yields++) yield* Effect.yieldNow()
+          yield* Fiber.interrupt(broadcasting)
+        }
+        yield* primary.broadcast({ headline: "last" })
+        for (const reader of readers) yield* Fiber.join(reader)
+      })
+    )
+
+    it.scopedLive("a broadcast that cannot be written fails as Malformed, and the next one is heard", () =>
+      Effect.gen(function* () {
+        const place = yield* world
+        const { primary } = yield* leader(place)
+        const unwritable = { headline: "unwritable", number: 1n }
+        assert.strictEqual((yield* Effect.flip(primary.broadcast(unwritable))).reason, "Malformed")
+        const client = yield* (yield* place.member(Desk)).instance.connect
+        const heard = yield* Effect.fork(
+          Stream.runCollect(Stream.takeUntil(client.broadcasts, ({ message }) => message.headline === "last"))
+        )
+        yield* until(
+          "the reader",
+          Effect.map(primary.broadcast({ headline: "first" }), (count) => count === 1)
+        )
+        const error = yield* Effect.flip(primary.broadcast(unwritable))
+        assert.deepStrictEqual([error.reason, error.outcome], ["Malformed", "NotDelivered"])
+        yield* primary.broadcast({ headline: "last" })
+        const headlines = Chunk.toReadonlyArray(yield* Fiber.join(heard)).map(({ message }) => message.headline)
+        assert.notInclude(headlines, "unwritable")
+        assert.strictEqual(headlines.at(-1), "last")
+      })
     )
 
     it.scopedLive("broadcasts fail when the conversation is over", () =>
