@@ -168,6 +168,8 @@ interface Call {
   onOutput: Request["onOutput"]
   // As the transport got it where it did not take it at once, to be withdrawn.
   frame: Uint8Array
+  // That it carried to the primary.
+  launch: Message.Request["launch"]
   accepted: boolean
   asked: boolean
   // While the transport has not taken it.
@@ -353,6 +355,9 @@ const isAbout = (question: Question["_tag"], answer: string): boolean =>
       ? question === "Listen"
       : answer === "Refused" || answer === "Unsupported" || question === "Request" || question === "Status"
 
+// These say that a request has arrived, with all that it carried.
+const isAnswer: ReadonlySet<string> = new Set(["Accepted", "Output", "Exit"])
+
 // Who answers there, and what it takes.
 type Greeting = Pick<
   typeof Message.Welcome.Type,
@@ -389,9 +394,11 @@ const converse = Effect.fnUntraced(function* (
   let ticking: Fiber.RuntimeFiber<unknown> | undefined
   let consuming = false
   let pinging: Fiber.RuntimeFiber<void> | undefined
-  // The launch that the primary has from the request before; `undefined` where that is not certain.
-  let told: Message.Request["launch"]
-  let unsent = 0
+  // The launch that was sent last, and the one that the primary answered to since: only that may be left out of a request. A
+  // transport that keeps messages may have another receiver for the next one.
+  let sentLaunch: Message.Request["launch"]
+  let heardLaunch: Message.Request["launch"]
+  const isKept = connection.vouched === true || withdraw !== undefined
   let over: ProtocolError | undefined
 
   const failed = (reason: ProtocolError["reason"], detail: string, outcome: Outcome, cause?: unknown) =>
@@ -418,6 +425,7 @@ const converse = Effect.fnUntraced(function* (
     call.resume = undefined
     call.conclude = undefined
     call.frame = nothing
+    call.launch = undefined
     call.onOutput = undefined
     next()
   }
@@ -449,6 +457,7 @@ const converse = Effect.fnUntraced(function* (
     }
     const call = "id" in message && message.id !== undefined ? calls.get(message.id) : undefined
     if (call === undefined || !isAbout(call.tag, message._tag)) return undefined
+    if (isAnswer.has(message._tag) && call.launch === sentLaunch && !isKept) heardLaunch = sentLaunch
     switch (message._tag) {
       case "Exit":
         finish(call, Exit.succeed(message.exit))
@@ -650,12 +659,11 @@ const converse = Effect.fnUntraced(function* (
   // In a fiber of its own: a primary that stands still may never take it.
   const sendLater = (call: Call, frame: Uint8Array) => {
     call.frame = frame
-    unsent++
     const onSent = (exit: Exit.Exit<void, ProtocolError>) => {
-      unsent--
       call.sending = undefined
       if (Exit.isSuccess(exit)) return
-      told = undefined
+      sentLaunch = undefined
+      heardLaunch = undefined
       const error = Option.getOrElse(Cause.failureOption(exit.cause), () =>
         failed("Disconnected", "it was not sent whole", "Unknown")
       )
@@ -680,7 +688,7 @@ const converse = Effect.fnUntraced(function* (
     const message: { -readonly [K in keyof Message.Request]: Message.Request[K] } = { _tag: "Request", id, payload }
     // JSON has no infinity.
     if (Number.isFinite(millis)) message.deadline = clock.unsafeCurrentTimeMillis() + millis
-    if (launch !== undefined && (launch !== told || unsent > 0)) message.launch = launch
+    if (launch !== undefined && launch !== heardLaunch) message.launch = launch
     if (trace !== undefined) message.trace = trace
     if (detached) message.detached = true
     if (repeatable) message.repeatable = true
@@ -723,6 +731,7 @@ const converse = Effect.fnUntraced(function* (
       repeatable: request?.repeatable === true,
       onOutput: request?.onOutput,
       frame: nothing,
+      launch: undefined,
       accepted: false,
       asked: false,
       sending: undefined,
@@ -731,7 +740,11 @@ const converse = Effect.fnUntraced(function* (
       resume: undefined
     }
     calls.set(call.id, call)
-    if (request !== undefined) told = unsent === 0 ? request.launch : undefined
+    if (message._tag === "Request" && message.launch !== undefined) {
+      call.launch = message.launch
+      sentLaunch = message.launch
+      heardLaunch = undefined
+    }
     // From here on the primary may have it.
     if (connection.offer?.(frame) !== true) sendLater(call, bytesOf(frame))
     return Effect.catchAllCause(restore(outcome(call)), (cause) =>

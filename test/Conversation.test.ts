@@ -1631,6 +1631,38 @@ describe("the secondary's side", () => {
     }).pipe(Effect.provide(simulated()))
   )
 
+  it.scoped("leaves the launch out only after an answer to a request that carried it", () =>
+    Effect.gen(function* () {
+      const { client, peer } = yield* session()
+      const send = (text: string, launch?: Instance.LaunchOptions) =>
+        Effect.gen(function* () {
+          const sending = yield* started(client.send(text, { launch }))
+          const { id, launch: sent } = yield* peer.expect("Request")
+          const answer = Effect.zipRight(
+            peer.say({ _tag: "Exit", id, exit: success("") }),
+            Effect.asVoid(Fiber.join(sending))
+          )
+          return { cwd: sent?.cwd, answer }
+        })
+      const here = process.cwd()
+      const [first, second] = [yield* send("1"), yield* send("2")]
+      assert.deepStrictEqual([first.cwd, second.cwd], [here, here])
+      yield* first.answer
+      const third = yield* send("3")
+      assert.isUndefined(third.cwd)
+      // Answers to what another launch has followed say nothing any more.
+      const other = yield* send("4", { cwd: "/other" })
+      yield* Effect.zipRight(second.answer, third.answer)
+      const fifth = yield* send("5")
+      assert.deepStrictEqual([other.cwd, fifth.cwd], ["/other", here])
+      yield* other.answer
+      const sixth = yield* send("6")
+      assert.strictEqual(sixth.cwd, here)
+      yield* fifth.answer
+      assert.isUndefined((yield* send("7")).cwd)
+    }).pipe(Effect.provide(simulated()))
+  )
+
   it.scoped("fails before it sends what is too large or no JSON, and serves on", () =>
     Effect.gen(function* () {
       const puppeteer = yield* puppet(Anything.key)

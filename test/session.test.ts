@@ -283,6 +283,32 @@ everywhere("over Unix sockets or named pipes", fileWorld)
 everywhere("over TCP", realWorld(Tcp.layer))
 everywhere("over files", realWorld(FileMailbox.layer))
 
+describe("the launch of a conversation", () => {
+  const carried = (world: Effect.Effect<World, never, Scope.Scope>) =>
+    Effect.gen(function* () {
+      const place = yield* world
+      yield* leader(place)
+      const frames: Array<Uint8Array> = []
+      const client = yield* (yield* place.member(Desk, { protocols: spying(frames) })).instance.connect
+      for (const text of ["a", "b", "c"]) yield* client.send(text)
+      return frames
+        .map((frame) => JSON.parse(Buffer.from(frame).toString()))
+        .flatMap((message) => (message._tag === "Request" ? [message.launch !== undefined] : []))
+    })
+
+  it.scopedLive("is told once over a socket", () =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(yield* carried(fileWorld), [true, false, false])
+    })
+  )
+
+  it.scopedLive("is told each time where the next message may have another receiver", () =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(yield* carried(realWorld(FileMailbox.layer)), [true, true, true])
+    })
+  )
+})
+
 describe("MessagePack", () => {
   const heads = (options: MemberOptions) =>
     Effect.gen(function* () {
