@@ -177,7 +177,7 @@ export const run = (
     const parsed =
       flaw === undefined
         ? cli([...argv.slice(0, 2), ...own])
-        : Effect.fail(ValidationError.invalidArgument(HelpDoc.p(flaw)))
+        : Effect.fail(ValidationError.invalidArgument(HelpDoc.p(telling.escaped(flaw))))
     return parsed.pipe(
       Effect.map(() => (own.length === 0 ? exitCodes.usage : exitCode)),
       Effect.catchAll((error) => Effect.as(misused(error), exitCodes.usage)),
@@ -767,7 +767,7 @@ const listenTo = Effect.fnUntraced(function* (options: Common & { readonly stand
       onSuccess: ({ evidence, state }) => (state === "held" ? evidence : undefined)
     }).pipe(
       Effect.map((held) => {
-        const since = `process ${owner.pid} is the primary since ${new Date(owner.startedAt).toISOString()}`
+        const since = `process ${owner.pid} is the primary since ${timeOf(owner.startedAt) ?? "a time that is no date"}`
         return new LockError({ reason: held ? "OwnerEnded" : "AlreadyRunning", id, detail: held ?? since, owner })
       })
     )
@@ -938,7 +938,7 @@ const write = (name: output.Name, data: string | Uint8Array): Effect.Effect<void
 
 const logger = Logger.map(Logger.logfmtLogger, (line) => void output.write("stderr", `${line}\n`))
 
-const print = (event: Event): Effect.Effect<void> => write("stdout", `${JSON.stringify(event)}\n`)
+const print = (event: Event): Effect.Effect<void> => write("stdout", `${telling.escaped(JSON.stringify(event))}\n`)
 
 const shower = ({ json, tell }: Common) => {
   const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() }
@@ -954,13 +954,19 @@ const told = (
 ): Effect.Effect<number> =>
   Effect.as(tell(telling.deliveredEvent(message, protocol, reply, primary.pid)), telling.exitCodeOf(reply))
 
+// A record may hold a number that is no date.
+const timeOf = (millis: number): string | null => {
+  const date = new Date(millis)
+  return Number.isNaN(date.getTime()) ? null : date.toISOString()
+}
+
 const statusEvent = ({ endpoints, evidence, id, location, nonce, owner, state }: Inspection) => ({
   event: "status" as const,
   id,
   state,
   pid: owner?.pid ?? null,
   epoch: owner?.epoch ?? null,
-  since: owner === undefined ? null : new Date(owner.startedAt).toISOString(),
+  since: owner === undefined ? null : timeOf(owner.startedAt),
   endpoints,
   alive: state === "primary" ? true : ["free", "released", "held", "dead"].includes(state) ? false : null,
   evidence,
@@ -1101,7 +1107,10 @@ const withConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, 
 
 // In its script for bash `@effect/cli` writes the name of the program in two ways if it has a hyphen, so that no command
 // would be found.
+// And bash before 4.4, which macOS has, knows no `nosort`; a path may stand before the name.
 const completing = (script: string): string =>
   script
     .replace('cmd="single-instance"', 'cmd="single__instance"')
     .replace(/^(\s+)single-instance\)$/m, "$1single__instance)")
+    .replace('",$1")', `",$1" | ",\${COMP_WORDS[0]}")`)
+    .replace(/^(complete -F \S+) -o nosort (.*)$/m, "$1 -o nosort $2 2>/dev/null || $1 $2")

@@ -878,7 +878,7 @@ const isInheritable = () => process.platform !== "win32"
 // A primary that was silent for several rounds, or before it got the message, was so for longer than the last limit.
 const inWhole = <E>(error: E, silentMillis: number): E =>
   error instanceof TimeoutError && error.phase !== "reply"
-    ? (new TimeoutError({ ...error, millis: Math.max(error.millis, silentMillis) }) as E)
+    ? (new TimeoutError({ ...error, millis: Math.max(error.millis, Math.round(silentMillis)) }) as E)
     : error
 
 // What later rounds are certain of says nothing about the first one.

@@ -469,7 +469,10 @@ const converse = Effect.fnUntraced(function* (
         call.accepted = true
         return call.onOutput && consume(call, call.onOutput(message.stream, Buffer.from(message.chunk, "base64")))
       case "Refused":
-        decline(call, refusals[message.reason], message.detail ?? "the primary declined the message")
+        // A question that was declined says nothing of the message that it is about.
+        if (call.tag === "Status")
+          fail(call, failed(refusals[message.reason], message.detail ?? message.reason, "Unknown"))
+        else decline(call, refusals[message.reason], message.detail ?? "the primary declined the message")
         return undefined
       case "State":
         onState(call, message)
@@ -512,6 +515,7 @@ const converse = Effect.fnUntraced(function* (
         call.accepted = true
         return
       case "done":
+        call.accepted = true
         return message.exit === undefined
           ? fail(call, failed("Disconnected", "its handler ended, but the primary keeps its exit no more", "Unknown"))
           : finish(call, Exit.succeed(message.exit))

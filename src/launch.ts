@@ -130,7 +130,7 @@ export type Verdict = Candidate | Delivered | NotDelivered | Unknown
 
 /**
  * Hands over to the primary, if there is one that a socket reaches, and tells reliably what happened to the request. Takes
- * no lock, writes no file and removes none. After its verdict it keeps the process alive for half a second at most. Rejects
+ * no lock, writes no file and removes none. After its verdict it keeps the process alive for about half a second at most. Rejects
  * with a `TypeError` where an option is wrong, and otherwise only with what `onOutput` throws.
  *
  * Until the request goes out, whatever is in the way makes a `Candidate`: no record or none that can be read, a directory
@@ -184,8 +184,12 @@ export const launch = async (options: LaunchOptions): Promise<Verdict> => {
 }
 
 const isText = (value: unknown) => typeof value === "string"
-const areTexts = (value: unknown) => Array.isArray(value) && value.every(isText)
+// Also where an element is missing.
+const areTexts = (value: unknown) => Array.isArray(value) && Array.from<unknown>(value).every(isText)
 const isFunction = (value: unknown) => typeof value === "function"
+
+const isSignal = (value: unknown) =>
+  isObject(value) && isFunction(value.addEventListener) && isFunction(value.removeEventListener)
 
 // What is not checked may be any JSON value.
 const types: ReadonlyArray<readonly [keyof LaunchOptions, string, (value: unknown) => boolean]> = [
@@ -197,7 +201,7 @@ const types: ReadonlyArray<readonly [keyof LaunchOptions, string, (value: unknow
   ["env", "an array of names", areTexts],
   ["timeout", "a number of milliseconds greater than 0", (value) => typeof value === "number" && value > 0],
   ["onOutput", "a function", isFunction],
-  ["signal", "an AbortSignal", (value) => isObject(value) && isFunction(value.addEventListener)]
+  ["signal", "an AbortSignal", isSignal]
 ]
 
 const flawOf = (options: LaunchOptions): string | undefined => {
@@ -205,7 +209,7 @@ const flawOf = (options: LaunchOptions): string | undefined => {
   for (const [name, expected, isRight] of types) {
     const value = options[name]
     if ((value !== undefined || name === "id") && !isRight(value)) {
-      return `\`${name}\` must be ${expected}, not ${inspect(value, { depth: 0, maxStringLength: 80 })}`
+      return `\`${name}\` must be ${expected}, not ${inspect(value, { depth: 0, maxStringLength: 80, breakLength: Number.POSITIVE_INFINITY })}`
     }
   }
   const { directory = null, id, trustDirectory = false } = options

@@ -1616,6 +1616,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
             new InstanceRecord.InstanceRecord({
               ...found,
               host: `${evil}\n  because  it lives`,
+              startedAt: 9e15,
               version: evil,
               endpoints: found.endpoints.map(
                 (endpoint) => new Endpoint.Endpoint({ ...endpoint, address: "x:\u001b[2J" })
@@ -1624,6 +1625,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           )
         )
         const { stdout } = yield* done(["status", "app"])
+        assert.notMatch(stdout(), /\n {2}since/)
         assert.match(stdout(), /\n {2}host {5}\\u001b\[2J\\u009b31m\\u202e\\u000dforged\\n {2}because/)
         assert.match(stdout(), /\n {2}version {2}\\u001b/)
         assert.match(stdout(), /\n {2}listens {2}x:\\u001b/)
@@ -1770,6 +1772,14 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           [["send", "app", "--env=", "--", "x"], "--env must not be empty"],
           [["run", "app", "-n", "--nonblock", "--", "x"], "--nonblock is given twice"],
           [["run", "app", "-nq", "--", "x"], 'run has no option "-nq"'],
+          [
+            ["send", "--nope", "--", "x"],
+            'send has no option "--nope"; an id that begins with a hyphen stands behind "--"'
+          ],
+          [["--dir", "x", "status", "app"], "--dir stands before the command"],
+          [["--dance"], "--dance stands before the command"],
+          [["--completions", "fishy"], "--completions must be one of sh, bash"],
+          [["status", "app", "--log-level", "bad"], "--log-level must be one of all, trace"],
           [["status", "--", "-x", "--dir", "x"], 'options stand before "--"'],
           [["run", "--", "sleep", "60"], "<id>"]
         ]
@@ -1814,6 +1824,19 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
           assert.include(help, "--dir")
           assert.include(help, "--trust-directory")
         }
+        // Whatever stands beside the question, nothing is done.
+        const place = join(folder, "nothing is done here")
+        for (const words of [
+          ["run", "--nope", "--help", "--dir", place, "--", "echo", "done"],
+          ["run", "--bogus", "-h", "--dir", place, "--", "echo", "done"],
+          ["send", "--nope", "--help=true"],
+          ["status", "app", "--help", "--json"]
+        ]) {
+          const help = yield* shows(...words)
+          assert.include(help, "--trust-directory")
+          assert.notMatch(help, /^done$/m)
+        }
+        assert.isFalse(existsSync(place))
         assert.strictEqual((yield* shows("--version")).trim(), version)
         assert.strictEqual(version, JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version)
         for (const shell of ["bash", "zsh", "fish"])
@@ -1840,6 +1863,7 @@ describe.skipIf(process.platform === "win32")("single-instance", () => {
         assert.deepStrictEqual(complete("run", "app", "--on"), ["--on-launch"])
         assert.deepStrictEqual(complete("status", "app", "--tr"), ["--trust-directory"])
         assert.deepStrictEqual(complete("break", "app", "--y"), ["--yes"])
+        assert.match(script.stdout(), /^complete .* -o nosort .* \|\| complete .* single-instance$/m)
       })
     )
 

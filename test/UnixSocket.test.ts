@@ -608,4 +608,40 @@ describe.skipIf(process.platform === "win32")("UnixSocket", () => {
       assert.strictEqual((yield* Effect.flip(connect("unix:s.worker"))).reason, "Unreachable")
     })
   )
+
+  it.scopedLive("does not keep who leaves a listener that reads nothing more, and has been silent for a while", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporary
+      const file = path.join(directory, "s.stopped")
+      const server = yield* Effect.acquireRelease(
+        Effect.sync(() => {
+          const server = net.createServer((socket) => {
+            socket.on("error", () => {})
+            // It has said something, and then stands still.
+            socket.once("data", () => socket.pause().write(encode(bytes(1))))
+          })
+          return server.listen(file)
+        }),
+        (server) => Effect.sync(() => server.close())
+      )
+      yield* Effect.async<void>((resume) => void server.once("listening", () => resume(Effect.void)))
+      const { connect } = yield* setup(directory)
+      const leaving = (pauseMillis: number) =>
+        Effect.gen(function* () {
+          const scope = yield* Scope.make()
+          const connection = yield* Scope.extend(connect("unix:s.stopped"), scope)
+          yield* connection.send(bytes(1))
+          yield* receive(connection, 1)
+          // More than the system takes.
+          yield* Effect.fork(Effect.forEach(Array.from({ length: 8 }), () => connection.send(bytes(maxFrameBytes))))
+          yield* Effect.sleep(pauseMillis)
+          const since = performance.now()
+          yield* Scope.close(scope, Exit.void)
+          return performance.now() - since
+        })
+      // A ratio: the first one is waited for as long as a peer may take its time.
+      const [waited, left] = [yield* leaving(0), yield* leaving(1_000)]
+      assert.isBelow(left * 2, waited)
+    })
+  )
 })

@@ -243,6 +243,8 @@ describe("the identity of a file", () => {
       yield* pretend(undefined, "win32")
       fc.assert(
         fc.property(number, number, number, (device, upper, inode) => {
+          // Not told at all.
+          fc.pre(BigInt.asUintN(32, device) > 1n)
           const other = (BigInt.asUintN(32, upper) << 32n) | BigInt.asUintN(32, device)
           assert.deepStrictEqual(fileIdentity.of(stat(device, inode)), fileIdentity.of(stat(other, inode)))
           assert.isTrue(fileIdentity.isSame({ device: String(other), inode: String(inode) }, stat(device, inode)))
@@ -251,6 +253,11 @@ describe("the identity of a file", () => {
         })
       )
       assert.isFalse(fileIdentity.isSame({ device: "what another version wrote", inode: "1" }, stat(1n)))
+      assert.isTrue(
+        fileIdentity.isSame({ device: "5", inode: "1" }, stat(0n)),
+        "some versions tell no device for a name"
+      )
+      assert.isFalse(fileIdentity.isSame({ device: "5", inode: "1" }, stat(0n, 2n)))
     })
   )
 

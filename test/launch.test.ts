@@ -550,6 +550,20 @@ const situations: { readonly [name: string]: Script & { readonly expected: strin
     expected: "Unknown Disconnected",
     heard: { Request: dropping, Status: state("done") }
   },
+  "an exit that is not kept, and then never started": {
+    expected: "Unknown Disconnected",
+    heard: { Request: state("done"), Status: state("struck") }
+  },
+  ...Object.fromEntries(
+    ["Busy", "Expired", "Malformed"].map((reason) => [
+      `lost, and the question is refused as ${reason}`,
+      { expected: "Unknown Disconnected", heard: { Request: dropping, Status: refusing(reason) } }
+    ])
+  ),
+  "lost, and the question is answered as if it were the message": {
+    expected: "Unknown Disconnected",
+    heard: { Request: dropping, Status: (s, id) => s.say({ _tag: "Unsupported", tag: "Request", id }) }
+  },
   "lost, and nobody can tell": {
     expected: "Unknown Disconnected",
     heard: { Request: dropping, Status: state("unknown") }
@@ -798,6 +812,8 @@ describe("launch refuses", () => {
     [{ id, trustDirectory: "yes" }, "`trustDirectory` must be true or false"],
     [{ id, argv: "a b" }, "`argv` must be an array of strings"],
     [{ id, argv: [1] }, "`argv` must be an array of strings"],
+    [{ id, argv: new Array(2) }, "`argv` must be an array of strings"],
+    [{ id, signal: { addEventListener: none } }, "`signal` must be an AbortSignal"],
     [{ id, cwd: null }, "`cwd` must be a string"],
     [{ id, env: "PATH" }, "`env` must be an array of names"],
     [{ id, onOutput: true }, "`onOutput` must be a function"],

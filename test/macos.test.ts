@@ -124,6 +124,24 @@ describe.skipIf(!isLinux)("a socket on macOS whose own path is too long", () => 
     )
   }
 
+  it.scopedLive("leaves no folder where somebody has removed the link, and keeps what stands in its place", () =>
+    Effect.gen(function* () {
+      const { directory, place } = yield* places
+      const { listen } = yield* setup(directory)
+      yield* pretend(answering(place))
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const [first, second] = [yield* listen(), yield* listen()]
+          fs.unlinkSync(path.join(directory, nameOf(first.address)))
+          fs.unlinkSync(path.join(directory, nameOf(second.address)))
+          fs.writeFileSync(path.join(directory, nameOf(second.address)), "somebody's")
+        })
+      )
+      assert.deepStrictEqual(fs.readdirSync(place), [])
+      assert.lengthOf(fs.readdirSync(directory), 1)
+    })
+  )
+
   it.scopedLive("asks nobody for a place where its own path fits", () =>
     Effect.gen(function* () {
       const directory = yield* temporary

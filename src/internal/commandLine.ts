@@ -30,7 +30,12 @@ export const read = (words: ReadonlyArray<string>, commands: { readonly [name: s
   const behind = at < 0 ? [] : words.slice(at + 1)
   const position = front.findIndex((word) => Object.hasOwn(commands, word))
   const name = front[position]
-  if (name === undefined) return { own: words, rest: [] }
+  const ahead = position < 0 ? front : front.slice(0, position)
+  // Whoever asks for help gets it, and nothing else.
+  const question = front.map((word) => parted(word).text).find((text) => questions.includes(text))
+  if (question !== undefined) return { own: name === undefined ? [question] : [name, question], rest: [] }
+  const flawAhead = flawOf(ahead)
+  if (name === undefined || flawAhead !== undefined) return { own: words, rest: [], flaw: flawAhead }
   const { implied = {}, options, takesWords } = commands[name]!
   const completed = front
     .slice(position + 1)
@@ -40,10 +45,10 @@ export const read = (words: ReadonlyArray<string>, commands: { readonly [name: s
   if (takesWords) {
     const [first, second] = behind
     // An id that begins with a hyphen would be an option elsewhere.
-    const isId = operands.length === 0 && first !== undefined && first.length > 1 && /^-(?!-$)/.test(first)
+    const isId = operands.length === 0 && first?.startsWith("-") === true
     const misplaced = operands[1]
     return {
-      own: isId ? [...before, "--", first] : before,
+      own: isId ? [...before, "--", first!] : before,
       rest: isId ? behind.slice(second === "--" ? 2 : 1) : behind,
       flaw: flaw ?? (misplaced === undefined ? undefined : `put "${misplaced}" and what follows behind "--"`)
     }
@@ -77,10 +82,27 @@ interface Named {
   readonly isValued: boolean
 }
 
+// Those of `@effect/cli` itself, with their values.
+const builtInValues: { readonly [name: string]: ReadonlyArray<string> } = {
+  "--log-level": ["all", "trace", "debug", "info", "warning", "error", "fatal", "none"],
+  "--completions": ["sh", "bash", "fish", "zsh"]
+}
 const builtIn: ReadonlyMap<string, Named> = new Map(
-  ["--log-level", "--completions"].map((name) => [name, { name, isValued: true }])
+  Object.keys(builtInValues).map((name) => [name, { name, isValued: true }])
 )
 const questions = ["-h", "--help", "--version", "--wizard"]
+
+// What is wrong before the name of the command, where only such options stand.
+const flawOf = (words: ReadonlyArray<string>): string | undefined => {
+  for (let at = 0; at < words.length && words[at]!.startsWith("-"); at++) {
+    const { text, written } = parted(words[at]!)
+    const values = Object.hasOwn(builtInValues, text) ? builtInValues[text]! : undefined
+    if (values === undefined) return `${text} stands before the command; options stand behind it`
+    const value = written ?? words[++at]
+    if (value === undefined || !values.includes(value)) return `${text} must be one of ${values.join(", ")}`
+  }
+  return undefined
+}
 
 const scan = (command: string, given: ReadonlyArray<string>, options: ReadonlyMap<string, Named>) => {
   const words: Array<string> = []
@@ -103,7 +125,8 @@ const scan = (command: string, given: ReadonlyArray<string>, options: ReadonlyMa
     const { text, written } = parted(word)
     const option = find(text)
     if (option === undefined) {
-      if (!questions.includes(word)) flaws.push(`${command} has no option "${text}"`)
+      const isId = operands.length === 0 ? `; an id that begins with a hyphen stands behind "--"` : ""
+      flaws.push(`${command} has no option "${text}"${isId}`)
       words.push(word)
       continue
     }
@@ -121,11 +144,13 @@ const scan = (command: string, given: ReadonlyArray<string>, options: ReadonlyMa
     const value = written ?? (find(parted(queue[0] ?? "").text) === undefined ? queue.shift() : undefined)
     if (value === undefined) flaws.push(`${text} lacks its value`)
     else if (value.trim() === "") flaws.push(`${text} must not be empty`)
+    else if (builtIn.has(text) && !builtInValues[text]!.includes(value)) {
+      flaws.push(`${text} must be one of ${builtInValues[text]!.join(", ")}`)
+    }
     // `@effect/cli` would take a value such as "--json" for an option, and reads only one line behind "=".
     if (value !== undefined) words.push(...(/^-.*$/.test(value) ? [`${option.name}=${value}`] : [option.name, value]))
   }
-  // Whoever asks for help gets it.
-  return { words, operands, flaw: given.some((word) => questions.includes(word)) ? undefined : flaws[0] }
+  return { words, operands, flaw: flaws[0] }
 }
 
 // An option's name, and its value where that is written behind "=".

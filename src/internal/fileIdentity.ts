@@ -15,12 +15,16 @@ export const of = ({ dev, ino }: Pick<BigIntStats, "dev" | "ino">): FileIdentity
 })
 
 /** Whether a look shows the recorded file. */
-export const isSame = (recorded: FileIdentity, stat: Pick<BigIntStats, "dev" | "ino">): boolean => {
-  const seen = of(stat)
-  return deviceOf(recorded.device) === seen.device && recorded.inode === seen.inode
-}
+export const isSame = (recorded: FileIdentity, stat: Pick<BigIntStats, "dev" | "ino">): boolean =>
+  isEqual({ ...recorded, device: deviceOf(recorded.device) }, of(stat))
+
+/** Whether two looks, at names in one directory, show the same file. */
+export const isEqual = (one: FileIdentity, other: FileIdentity): boolean =>
+  one.inode === other.inode && (one.device === other.device || isUntold(one) || isUntold(other))
 
 // On Windows libuv 1.49 and 1.50 tell 64 bits of a volume's serial number for a name, and its lower 32 for a descriptor
-// (libuv pull request 4698).
+// (libuv pull request 4698); some versions are said to tell 0 for a name. One directory is on one volume.
+const isUntold = ({ device }: FileIdentity): boolean => process.platform === "win32" && device === "0"
+
 const deviceOf = (device: string): string =>
   process.platform === "win32" && /^\d+$/.test(device) ? String(BigInt.asUintN(32, BigInt(device))) : device

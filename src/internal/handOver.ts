@@ -320,9 +320,12 @@ const talk = (
           start()
           return onOutput?.(answer.stream, Buffer.from(answer.chunk, "base64"))
         case "Refused":
+          // The question was declined, which says nothing of the message.
+          if (request === undefined) return failed("Unknown", answer.reason, answer.detail ?? answer.reason)
           return declined(answer.reason, answer.detail ?? "the primary declined the message")
         case "Unsupported":
-          if (answer.tag === "Request") declined("Unsupported", "the primary does not know Request")
+          if (answer.tag === "Request" && request !== undefined)
+            declined("Unsupported", "the primary does not know Request")
           else if (answer.tag === "Status" && request === undefined) {
             failed("Unknown", "Unsupported", "the primary does not know Status")
           }
@@ -337,6 +340,7 @@ const talk = (
         if (asked && !progress.started) timedOut("NotDelivered", "accept")
         else declined("Disconnected", "the primary never started it, and will not")
       } else if (state === "done") {
+        start()
         if (exit !== undefined) finish({ _tag: "Answered", exit })
         else failed("Unknown", "Disconnected", "its handler ended, but the primary keeps its exit no more")
       } else if (state === "unknown" && request === undefined) {

@@ -31,10 +31,14 @@ export const verify = (target: string): void => {
   }
 }
 
-/** Removes what a link leads to, as far as it is ours: the socket, and its folder if nothing else is in it. */
+/** Removes what a link leads to, as `remove` does. */
 export const removeTarget = (link: string): void => {
   const target = read(link)
-  if (target === undefined) return
+  if (target !== undefined) remove(target)
+}
+
+/** Removes a socket, as far as it is ours, and its folder if nothing else is in it. */
+export const remove = (target: string): void => {
   try {
     verify(target)
     if (fs.lstatSync(target, { throwIfNoEntry: false })?.isSocket()) fs.unlinkSync(target)

@@ -116,8 +116,8 @@ export const listenError = (options: Options, cause: unknown): ProtocolError => 
 
 /**
  * A connection over a socket of this process. `close` flushes what was sent, sends an end, awaits the peer's end for at
- * most `lingerMillis` and destroys the socket; `leave` does not await it of a peer that never said anything. A frame of
- * 64 KiB or more is the connection's until its `send` has returned.
+ * most `lingerMillis` and destroys the socket; `leave` does not await it of a peer that has said nothing for so long. A
+ * frame of 64 KiB or more is the connection's until its `send` has returned.
  *
  * @since 0.1.0
  * @category constructors
@@ -147,6 +147,7 @@ export const make = (
   const writing = new Set<Resume<void>>()
   let ending = false
   let silent = true
+  let heardAt = 0
   let dropped = 0
   let failure: unknown
   let lost: ProtocolError | undefined
@@ -339,12 +340,17 @@ export const make = (
       if (event === "finish") socket.once("finish", () => resume(Effect.void))
     })
   const close = ended("close")
-  // Who never said anything, as a primary that stands still, is not waited for: the system has what was sent, and what is
-  // left of the socket goes within its time.
-  const leave = Effect.suspend(() => (silent ? ended("finish") : close))
+  // Who says nothing, as a primary that stands still, is not waited for: the system has what was sent, and what is left of
+  // the socket goes within its time. What it does not take is dropped.
+  const leave = Effect.suspend(() => {
+    if (!silent && performance.now() - heardAt <= lingerMillis) return close
+    if (!silent && socket.writableLength > 0) socket.destroy()
+    return ended("finish")
+  })
 
   const hear = (chunk: Buffer) => {
     silent = false
+    heardAt = performance.now()
     if (lost !== undefined) {
       dropped += chunk.length
       if (!trusted && dropped > maxStrangerBytes) socket.pause()

@@ -96,9 +96,9 @@ const link = (name: string, place: string): Path =>
     }),
     (target) =>
       Effect.sync(() => {
-        // Somebody may have put something else there since.
-        if (linkedSocket.read(name) !== target) return
-        linkedSocket.removeTarget(name)
-        fs.rmSync(name, { force: true })
+        // Somebody may have removed the link, or put something else there.
+        const isOurs = linkedSocket.read(name) === target
+        linkedSocket.remove(target)
+        if (isOurs) fs.rmSync(name, { force: true })
       })
   )

@@ -28,7 +28,7 @@ export const exitCodeOf = (reply: number): number => reply & 0xff || (reply === 
 /** The text with what could steer a terminal as escapes; lines stay lines. */
 export const escaped = (text: string): string =>
   text.replace(
-    /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
   )
 

@@ -16,6 +16,8 @@ import * as users from "./users.js"
 export interface Entry {
   readonly principal: string
   readonly mask: number
+  /** It is only for what is made in the directory. */
+  readonly isInheritOnly: boolean
 }
 
 /** Who owns a file, and what is allowed in it; `undefined` where there is no list, which allows everybody everything. */
@@ -26,7 +28,7 @@ export interface Descriptor {
 
 /**
  * Reads a security descriptor as a text (Security Descriptor Definition Language); `undefined` where it is none. Entries that
- * deny something, or are only for what is made in the directory, are left out.
+ * deny something are left out.
  */
 export const parse = (sddl: string): Descriptor | undefined => {
   const owner = /^O:(S-1-[0-9-]+|[A-Z]{2})/.exec(sddl)?.[1]
@@ -41,8 +43,8 @@ export const parse = (sddl: string): Descriptor | undefined => {
     if (principal === undefined || mask === undefined) return undefined
     // Allowed, by an entry of whatever kind.
     const isAllowing = ["A", "OA", "XA", "ZA"].includes(type)
-    const isInheritedOnly = /^(?:..)*IO/.test(inheritance)
-    if (isAllowing && !isInheritedOnly) entries.push({ principal, mask })
+    const isInheritOnly = /^(?:..)*?IO/.test(inheritance)
+    if (isAllowing) entries.push({ principal, mask, isInheritOnly })
   }
   return { owner, entries }
 }
@@ -137,7 +139,9 @@ export const flawOf = (
   const isOurs = (principal: string) => principal === user || isTrusted(principal)
   if (!isOurs(owner) && !(kind !== "own" && owner === installer)) return `it belongs to ${owner}`
   if (entries === undefined) return "it has no access control list, which lets everybody in"
-  for (const { mask, principal } of entries) {
+  for (const { isInheritOnly, mask, principal } of entries) {
+    // What is made in our own directory gets these rights, and who knows its name needs none to the directory.
+    if (isInheritOnly && kind !== "own") continue
     if (isOurs(principal) || (kind !== "own" && principal === installer)) continue
     // A volume itself cannot be deleted.
     const given = kind === "own" ? mask & ~harmless : mask & (kind === "root" ? replacing & ~0x10000 : replacing)

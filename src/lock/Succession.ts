@@ -14,6 +14,7 @@ import * as Random from "effect/Random"
 import type { InstanceId } from "../InstanceId.js"
 import { ownerOf, type Took } from "../InstanceLock.js"
 import * as InstanceRecord from "../InstanceRecord.js"
+import * as fileIdentity from "../internal/fileIdentity.js"
 import * as Liveness from "../Liveness.js"
 import type { PidVerifier } from "../PidVerifier.js"
 import { LockError } from "../SingleInstanceError.js"
@@ -412,7 +413,7 @@ const compare = (directory: LockDirectory, one: string, other: string) =>
   Effect.zipWith(directory.stat(one), directory.stat(other), (one, other) => {
     if (Option.isNone(other)) return "the second is missing"
     if (Option.isNone(one)) return "the first is missing"
-    return one.value.device === other.value.device && one.value.inode === other.value.inode ? "the same" : "different"
+    return fileIdentity.isEqual(one.value, other.value) ? "the same" : "different"
   })
 
 /**
@@ -444,8 +445,7 @@ export const inPlace = (own: Candidature): Effect.Effect<boolean, FileFailure> =
     ? Effect.succeed(true)
     : Effect.map(
         own.directory.stat(witness.name),
-        (standing) =>
-          Option.isSome(standing) && standing.value.device === witness.device && standing.value.inode === witness.inode
+        (standing) => Option.isSome(standing) && fileIdentity.isEqual(standing.value, witness)
       )
 }
 
