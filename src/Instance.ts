@@ -696,7 +696,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
         }),
         use: deliver(prepared, letter, send),
         keep: (result) => result._tag === "Primary",
-        repeat: (error) => repeat(letter, error)
+        repeat: (error) => repeat(letter, error, send)
       }).pipe(Effect.mapError((error) => doubted(letter, error)))
     })
 
@@ -749,7 +749,7 @@ export const make = <Request, Reply, Failure, Broadcast>(
             : living,
         use: deliver(prepared, letter, send),
         keep: () => false,
-        repeat: (error) => repeat(letter, error)
+        repeat: (error) => repeat(letter, error, send)
       }).pipe(Effect.mapError((error) => doubted(letter, error)))
     }, Effect.scoped)
 
@@ -863,9 +863,11 @@ const requestOf = (
   onOutput
 })
 
-// Whether it goes out once more although a primary may have had it.
-const repeat = (letter: Letter, error: TimeoutError | ProtocolError): boolean => {
+// Whether it goes out once more although a primary may have had it. The caller's own limit is for the caller.
+const repeat = (letter: Letter, error: TimeoutError | ProtocolError, { replyTimeout }: SendOptions): boolean => {
   if (!letter.repeatable || error.outcome !== "Unknown") return false
+  const isAsked = error._tag === "TimeoutError" && error.phase === "reply" && replyTimeout !== undefined
+  if (isAsked && error.millis === Duration.toMillis(replyTimeout)) return false
   letter.redelivered = true
   return true
 }

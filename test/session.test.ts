@@ -10,7 +10,7 @@ import { type Instance, Message, type Primary, SingleInstance } from "effect-sin
 import { type Connection, Protocol } from "effect-single-instance/Protocol"
 import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
 import * as Tcp from "effect-single-instance/protocol/Tcp"
-import { ProtocolError } from "effect-single-instance/SingleInstanceError"
+import { ProtocolError, TimeoutError } from "effect-single-instance/SingleInstanceError"
 import { fileWorld, type MemberOptions, memoryWorld, realWorld, spying, type World } from "./simulation.js"
 import { largeIf } from "./size.js"
 
@@ -519,6 +519,27 @@ describe("delivery at least once", () => {
       const error = yield* Fiber.join(electing)
       assert(ProtocolError.is(error))
       assert.deepStrictEqual([error.outcome, seen.length], ["Unknown", 1])
+    })
+  )
+
+  it.scopedLive("does not go out again where the limit that the sender asked for is over", () =>
+    Effect.gen(function* () {
+      const place = yield* memoryWorld
+      const seen: Array<string> = []
+      yield* leader(place, undefined, (primary) =>
+        primary.serve((request) =>
+          Effect.zipRight(
+            Effect.sync(() => seen.push(request)),
+            Effect.never
+          )
+        )
+      )
+      const { instance } = yield* place.member(Desk)
+      const options = { delivery: "at-least-once", replyTimeout: "200 millis" } as const
+      const error = yield* Effect.flip(instance.send("a", options))
+      assert(TimeoutError.is(error))
+      assert.deepStrictEqual([error.phase, error.outcome, error.millis], ["reply", "Unknown", 200])
+      assert.deepStrictEqual(seen, ["a"])
     })
   )
 
