@@ -181,7 +181,10 @@ export interface Primary<Request, Reply, Failure, Broadcast = never> {
    * was told to end and cannot end at once.
    */
   readonly refuseNewcomers: (on: boolean) => Effect.Effect<void>
-  /** Refuses newcomers and lets accepted requests end, within the bound of the option `drain`. */
+  /**
+   * Refuses newcomers and lets accepted requests end, within the bound of the option `drain`. A handler that runs it does
+   * not wait for itself, nor for others that run it, and still answers.
+   */
   readonly shutdown: Effect.Effect<void>
   /** Never succeeds; fails with reason `Lost` when leadership ended on evidence. */
   readonly lost: Effect.Effect<never, LockError>

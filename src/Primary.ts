@@ -214,6 +214,8 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   let oldest = 0
   const pending = new Set<Entry>()
   const idling = new Set<() => void>()
+  // Requests whose handlers asked for the shutdown: it does not wait for them while they wait for it.
+  const quitting = new Set<Entry>()
   const listening = new Set<Peer>()
   let connections = 0
   let running = 0
@@ -274,13 +276,18 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
     remember(entry.id, { state, sent })
   }
 
+  const isIdle = () => running <= quitting.size
+  const wakeIdling = () => {
+    if (isIdle()) for (const resume of [...idling]) resume()
+  }
+
   const answer = (entry: Entry, given: Encoded | Unreadable): Effect.Effect<void> => {
     const { id, owner, watchers } = entry
     const sent = () => {
       running--
       owner.onAnswered?.()
       for (const peer of watchers) peer.onAnswered?.()
-      if (running === 0) for (const resume of [...idling]) resume()
+      wakeIdling()
     }
     let reply: (peer: Peer) => Effect.Effect<void>
     if (given._tag === "Unreadable" && !entry.told) {
@@ -638,7 +645,7 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   // Interruptible also within a finalizer, or the bounds on it would not be any.
   const idle = Effect.interruptible(
     Effect.async<void>((resume) => {
-      if (running === 0) return resume(Effect.void)
+      if (isIdle()) return resume(Effect.void)
       const done = () => {
         idling.delete(done)
         resume(Effect.void)
@@ -649,11 +656,22 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
   )
 
   const interrupting = Effect.sync(() => {
-    for (const entry of requests.values()) if (isOpen(entry)) interrupt(entry)
+    for (const entry of requests.values()) if (isOpen(entry) && !quitting.has(entry)) interrupt(entry)
   })
 
-  // Who calls it again before it is through, after an interruption for example, waits as well.
   const close = (reason: "ShuttingDown" | "NotPrimary") =>
+    Effect.contextWithEffect((context: Context.Context<never>) => {
+      const entry = Option.getOrUndefined(Context.getOption(context, Handling))
+      if (entry === undefined || requests.get(entry.id) !== entry) return closeFor(reason)
+      quitting.add(entry)
+      wakeIdling()
+      return Effect.ensuring(
+        closeFor(reason),
+        Effect.sync(() => quitting.delete(entry))
+      )
+    })
+  // Who calls it again before it is through, after an interruption for example, waits as well.
+  const closeFor = (reason: "ShuttingDown" | "NotPrimary") =>
     Effect.suspend(() => {
       if (closed) return Effect.void
       if (closing !== "NotPrimary") closing = reason
@@ -668,12 +686,13 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
         Effect.zipRight(interrupting, Effect.timeoutOption(rest, interruptMillis))
       const drained = Effect.zipRight(
         Effect.timeoutOption(ending, config.drain),
-        Effect.suspend(() => (running === 0 ? Effect.void : interrupted(idle)))
+        Effect.suspend(() => (isIdle() ? Effect.void : interrupted(idle)))
       )
       return Effect.zipRight(
         closing === "NotPrimary" ? interrupted(ending) : drained,
         Effect.sync(() => {
-          closed = true
+          // Those that asked for it still have to answer.
+          closed = quitting.size === 0
         })
       )
     })
@@ -752,7 +771,9 @@ export const make: (options: ServerOptions) => Effect.Effect<Server, never, Scop
       run = (entry) => {
         const scope = lazyScope.make()
         // From the start, as each change of a fiber's context costs as much as the rest of a small request.
-        const own = Context.add(context, Scope.Scope, scope) as Context.Context<R | Scope.Scope>
+        const own: Context.Context<R | Scope.Scope> = Context.unsafeMake(
+          new Map(context.unsafeMap).set(Scope.Scope.key, scope).set(Handling.key, entry)
+        )
         const fiber = Runtime.runFork(
           Runtime.make({ context: own, fiberRefs: inherited.fiberRefs, runtimeFlags: interruptible }),
           Effect.catchAllCause(
@@ -815,6 +836,9 @@ const inheriting = (captured: FiberRefs.FiberRefs) => {
   }
   return { fiberRefs: FiberRefs.empty(), updateRefs }
 }
+
+// The request that a fiber and its children run for.
+class Handling extends Context.Tag("effect-single-instance/internal/Handling")<Handling, Entry>() {}
 
 // A failure is for the sender to handle: the fiber of the handler does not fail, which would be logged.
 class Failed {

@@ -5,7 +5,7 @@
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { assert, describe, it } from "@effect/vitest"
-import { Chunk, Deferred, Effect, Exit, Fiber, Layer, Schema, Scope, Stream } from "effect"
+import { Chunk, Deferred, Effect, Exit, Fiber, Layer, Option, Schema, Scope, Stream } from "effect"
 import { type Instance, Message, type Primary, SingleInstance } from "effect-single-instance"
 import { type Connection, Protocol } from "effect-single-instance/Protocol"
 import * as FileMailbox from "effect-single-instance/protocol/FileMailbox"
@@ -552,6 +552,56 @@ describe("delivery at least once", () => {
       const error = yield* Fiber.join(sending)
       assert(ProtocolError.is(error))
       assert.deepStrictEqual([error.outcome, seen.length], ["Unknown", 1])
+    })
+  )
+})
+
+describe("a handler that asks for the shutdown", () => {
+  const quitting = (also: (request: string) => Effect.Effect<string>) =>
+    Effect.gen(function* () {
+      const place = yield* memoryWorld
+      const seen: Array<string> = []
+      yield* leader(place, undefined, (primary) =>
+        primary.serve((request) => {
+          seen.push(request)
+          return request.startsWith("quit") ? Effect.as(primary.shutdown, `${request}: bye`) : also(request)
+        })
+      )
+      const send = (text: string) =>
+        Effect.flatMap(place.member(Desk, { timeout: "3 seconds" }), ({ instance }) =>
+          Effect.map(instance.send(text), ({ reply }) => reply)
+        )
+      return { seen, send }
+    })
+
+  it.scopedLive("does not wait for itself, and its sender gets the reply", () =>
+    Effect.gen(function* () {
+      const { send } = yield* quitting(() => Effect.never)
+      assert.strictEqual(yield* send("quit"), "quit: bye")
+    })
+  )
+
+  it.scopedLive("waits for the others, but not for those who do the same", () =>
+    Effect.gen(function* () {
+      const gate = yield* Deferred.make<void>()
+      const { seen, send } = yield* quitting((request) => Effect.as(Deferred.await(gate), `re: ${request}`))
+      const slow = yield* Effect.fork(send("slow"))
+      yield* until(
+        "the slow one",
+        Effect.sync(() => seen.includes("slow"))
+      )
+      const quits = yield* Effect.forEach(["quit 1", "quit 2"], (text) => Effect.fork(send(text)))
+      yield* until(
+        "one that asks",
+        Effect.sync(() => seen.some((text) => text.startsWith("quit")))
+      )
+      yield* Effect.sleep(100)
+      for (const quit of quits) assert.isTrue(Option.isNone(yield* quit.poll))
+      yield* Deferred.succeed(gate, undefined)
+      assert.strictEqual(yield* Fiber.join(slow), "re: slow")
+      const replies = yield* Effect.forEach(quits, (quit) => Effect.either(Fiber.join(quit)))
+      // The second one may have come too late to be taken.
+      assert.isTrue(replies.some((reply) => reply._tag === "Right" && reply.right.endsWith("bye")))
     })
   )
 })
