@@ -1,5 +1,5 @@
 /**
- * Access control lists of Windows, against recorded descriptors and a stand-in for the programs that are asked.
+ * Access control lists of Windows, against descriptors of its form and a stand-in for the programs that are asked.
  */
 import * as fs from "node:fs"
 import { syncBuiltinESMExports } from "node:module"
@@ -20,7 +20,7 @@ const stranger = "S-1-5-21-1004336348-1177238915-682003330-1002"
 const installer = "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"
 
 const profile = `O:${user}G:${user}D:AI(A;OICIID;FA;;;SY)(A;OICIID;FA;;;BA)(A;OICIID;FA;;;${user})`
-// As Windows 11 shows them.
+// As published examples show them.
 const programData =
   "O:SYG:SYD:PAI(A;OICIIO;GA;;;CO)(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;CI;DCLCRPCR;;;BU)(A;OICI;0x1200a9;;;BU)"
 const volume = `O:${installer}G:${installer}D:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;0x1200a9;;;BU)(A;;LC;;;AU)(A;OICIIO;SDGXGWGR;;;AU)`
