@@ -272,8 +272,10 @@ describe("FileLock", () => {
     "its tombstone was removed": { before: removes("e"), took: "released" },
     "all but its record was removed": { before: removes("e", "t", witnessKind), took: "released" }
   }
+  // Windows removes no file that is open.
+  const isImpossible = (what: string) => process.platform === "win32" && /witness was|all but/.test(what)
   for (const [what, { before, fails, took }] of Object.entries(endings)) {
-    it.scopedLive(
+    it.scopedLive.skipIf(isImpossible(what))(
       `is free for others after an end in a process that lives on: ${what}${largeIf(what === "the rename fails for good")}`,
       () =>
         Effect.gen(function* () {
