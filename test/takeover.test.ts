@@ -24,13 +24,22 @@ const report = (what: string, nanos: ReadonlyArray<number>) => {
 }
 
 /** The numbers of a process' descriptors of inotify, and that of its liveness witness, which the kernel lists as it was bound. */
+// A descriptor that was there a moment ago may be closed.
+const targetOf = (link: string): string => {
+  try {
+    return fs.readlinkSync(link)
+  } catch {
+    return ""
+  }
+}
+
 const descriptorsOf = (pid: number) => {
   const sockets = fs.readFileSync("/proc/net/unix", "utf8").split("\n")
   const folder = `/proc/${pid}/fd`
   const watches: Array<number> = []
   let witness = Number.NaN
   for (const fd of fs.readdirSync(folder)) {
-    const target = fs.readlinkSync(path.join(folder, fd))
+    const target = targetOf(path.join(folder, fd))
     if (target === "anon_inode:inotify") watches.push(Number(fd))
     const [, inode] = /^socket:\[(\d+)\]$/.exec(target) ?? []
     const isWitness = sockets.some((line) => line.includes(` ${inode} `) && /\/b\.[0-9a-f]{32}$/.test(line))
