@@ -23,7 +23,6 @@ const report = (what: string, nanos: ReadonlyArray<number>) => {
   console.log(`${what}: median ${millis[millis.length >> 1]} ms of ${millis.join(", ")}`)
 }
 
-/** The numbers of a process' descriptors of inotify, and that of its liveness witness, which the kernel lists as it was bound. */
 // A descriptor that was there a moment ago may be closed.
 const targetOf = (link: string): string => {
   try {
@@ -33,6 +32,7 @@ const targetOf = (link: string): string => {
   }
 }
 
+/** The numbers of a process' descriptors of inotify, and that of its liveness witness, which the kernel lists as it was bound. */
 const descriptorsOf = (pid: number) => {
   const sockets = fs.readFileSync("/proc/net/unix", "utf8").split("\n")
   const folder = `/proc/${pid}/fd`
