@@ -383,9 +383,37 @@ describe("a line for cmd.exe", () => {
     return read.script
   }
 
+  // As cmd.exe reads a line: an operator counts outside of quotes and without a caret before it.
+  const readByCmd = (line: string): { readonly text: string; readonly operators: string } => {
+    let text = ""
+    let operators = ""
+    let quoted = false
+    for (let at = 0; at < line.length; at++) {
+      if (line[at] === "^" && !quoted) {
+        text += line[++at] ?? ""
+        continue
+      }
+      if (line[at] === '"') quoted = !quoted
+      if (!quoted && /[&|<>]/.test(line[at]!)) operators += line[at]
+      text += line[at]
+    }
+    return { text, operators }
+  }
+
+  it("may run a batch file, whose %* is read once more, and none of them is run there", () => {
+    for (const arg of ["a b", 'x" & calc & "', '"&calc', 'q\\"&z', "a&b|c<d>e", "^", '"', "trail\\"]) {
+      const first = readByCmd(script("viewer", arg, "last"))
+      assert.strictEqual(first.operators, "", arg)
+      assert.strictEqual(readByCmd(first.text).operators, "", arg)
+    }
+    // The canary: as a program reads a quote.
+    assert.strictEqual(readByCmd(readByCmd('viewer ^"\\^"^&calc^"').text).operators, "&")
+    assert.strictEqual(forCmd("viewer", ["two\nlines"])._tag, "Refused")
+  })
+
   it("gets them quoted at its end, or in the place of %*", () => {
     assert.strictEqual(script("viewer"), "viewer")
-    assert.strictEqual(script("viewer /x", "a b", 'c"d'), 'viewer /x ^"a^ b^" ^"c\\^"d^"')
+    assert.strictEqual(script("viewer /x", "a b", 'c"d'), 'viewer /x ^"a^ b^" ^"c^"^"d^"')
     assert.strictEqual(script("viewer %* & echo done", "&evil", "$&"), 'viewer ^"^&evil^" ^"$^&^" & echo done')
     assert.strictEqual(
       script('"C:\\Program Files\\v.exe" -o "a & b"', "%PATH%"),

@@ -144,8 +144,10 @@ describe.skipIf(process.platform === "win32")("a command on Windows", () => {
 
   it.live("that is a script runs in cmd.exe, with its arguments as they are", () =>
     Effect.gen(function* () {
-      const line = `"npm ^"run^" ^"a^ b^&c^" ^"100^%^""`
-      assert.deepStrictEqual(yield* run("npm", ["run", "a b&c", "100%"]), [7, ["/d", "/s", "/c", line]])
+      const line = `"npm ^"run^" ^"a^ b^&c^" ^"100^%^" ^"x^"^"^&y^""`
+      assert.deepStrictEqual(yield* run("npm", ["run", "a b&c", "100%", 'x"&y']), [7, ["/d", "/s", "/c", line]])
+      const [why] = yield* run("npm", ["two\nlines"])
+      assert.strictEqual(why, "npm: it cannot be started (EINVAL)")
     })
   )
 

@@ -331,7 +331,19 @@ const runnable = (
         Effect.promise(() => import("cross-spawn")),
         ({ default: { _parse } }) => {
           const found = _parse(command, args, {})
-          if (found.file) return Effect.succeed([found.command, found.args, found.options] as const)
+          if (found.file && !/\.(?:cmd|bat)$/i.test(found.file)) {
+            return Effect.succeed([found.command, found.args, found.options] as const)
+          }
+          // cross-spawn escapes a quote such that what follows it in the argument could be run by a batch file.
+          if (found.file && !args.some(shellLine.hasLineBreak)) {
+            const name = _parse(command, [], {}).args.at(-1)!.slice(1, -1)
+            const line = [name, ...args.map(shellLine.quoteForCmd)].join(" ")
+            return Effect.succeed([found.command, ["/d", "/s", "/c", `"${line}"`], found.options] as const)
+          }
+          if (found.file) {
+            const cause = makeError("EINVAL", "a batch file cannot be given an argument with a line break")
+            return new CommandError({ command, cause })
+          }
           // cmd.exe would say so in its own words, and end with 1.
           return new CommandError({ command, cause: makeError("ENOENT", "it is in no directory of PATH") })
         }

@@ -515,6 +515,8 @@ export const forCmd = (line: string, args: ReadonlyArray<string>): Line => {
   const outside = line.split('"').filter((_, index) => index % 2 === 0)
   if (line.split('"').length % 2 === 0) return { _tag: "Refused", detail: "a quotation has no end" }
   if (/[\r\n]/.test(line)) return { _tag: "Refused", detail: "cmd.exe reads one line only" }
+  if (args.some(hasLineBreak))
+    return { _tag: "Refused", detail: "cmd.exe cannot be given an argument with a line break" }
   const words = args.map(quoteForCmd).join(" ")
   const places = outside.join("").split("%*").length - 1
   if (line.split("%*").length - 1 > places) return { _tag: "Refused", detail: "%* must not be within quotation marks" }
@@ -526,6 +528,13 @@ export const forCmd = (line: string, args: ReadonlyArray<string>): Line => {
   return { _tag: "Line", script: words === "" ? line : `${line} ${words}` }
 }
 
-// First as the C runtime reads it, where backslashes count only before a quote; then each character that cmd would read.
-const quoteForCmd = (arg: string): string =>
-  `"${arg.replace(/(\\*)"/g, '$1$1\\"').replace(/(\\*)$/, "$1$1")}"`.replace(/[()\][%!^"`<>&|;, *?]/g, "^$&")
+/**
+ * A word as cmd.exe takes it for one argument. Backslashes count only before a quote, and `""` is one within quotes, as the C
+ * runtime reads them. With `\"` cmd.exe would take the quote for the end: a batch file hands its arguments on in a line that
+ * is read once more, without these carets then, and what follows the quote could be run.
+ */
+export const quoteForCmd = (arg: string): string =>
+  `"${arg.replace(/(\\*)"/g, '$1$1""').replace(/(\\*)$/, "$1$1")}"`.replace(/[()\][%!^"`<>&|;, *?]/g, "^$&")
+
+/** cmd.exe ends its line there, and would lose the rest without a word. */
+export const hasLineBreak = (arg: string): boolean => /[\r\n]/.test(arg)
